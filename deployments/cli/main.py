@@ -1,0 +1,42 @@
+"""The `tradewind` command: one place where its words come together and where a mistake becomes one message."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import typer
+
+from deployments.cli import apply, catalog, costs, estate, ledger, new, place, policy, run, stack
+from flows.core.errors import TradewindError
+
+app = typer.Typer(
+    name="tradewind",
+    help="Decide for every step of a machine-learning pipeline where it may run, where it should run and when, and run it there.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+for command in (run.demo, stack.up, stack.down, stack.status, stack.doctor, apply.apply, run.run, run.backfill, new.new, place.place, place.explain):
+    app.command()(command)
+for name, group in (("estate", estate), ("policy", policy), ("catalog", catalog), ("ledger", ledger), ("costs", costs)):
+    app.add_typer(group.app, name=name)
+
+
+def main() -> None:
+    """Run the command; a user's mistake ends in one message and the exit code of its kind, Ctrl-C in 130."""
+    try:
+        app()
+    except TradewindError as error:
+        for problem in error.problems:
+            print(f"tradewind: {problem}", file=sys.stderr)  # noqa: T201 - the message of the command
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        print("tradewind: interrupted", file=sys.stderr)  # noqa: T201 - the message of the command
+        sys.exit(130)
+    except BrokenPipeError:
+        os._exit(0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,150 @@
+"""`tradewind place` and `tradewind explain`: where a request may run, where it should, and why nowhere else."""
+
+from __future__ import annotations
+
+import os
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from flows.core.errors import UserError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from rich.console import Console
+
+NOTHING_FEASIBLE = 3
+PAGE_WIDTH = 160
+"""Columns of a table that goes to a file or a pipe."""
+
+
+def place(
+    request: Annotated[Path, typer.Argument(metavar="REQUEST.yaml", help="What wants a place; each YAML document is one request.")],
+    estate: Annotated[Path | None, typer.Option(help="Folder of the estate; left out: the declared one.")] = None,
+    policies: Annotated[Path | None, typer.Option(help="Folder of Cedar rules; left out: the declared one.")] = None,
+    catalog: Annotated[Path | None, typer.Option(help="Catalog file or folder; left out: the declared one, taken as current.")] = None,
+    conditions: Annotated[Path | None, typer.Option(help="The moment it is decided in; left out: idle and unlimited.")] = None,
+    at: Annotated[str | None, typer.Option(metavar="ISO8601", help="The instant of the decision, with an offset; left out: now.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One line of RFC 8785 JSON per decision.")] = False,
+) -> None:
+    """Decide where each request may run, where it should run and when. Needs no server. Exit 0 placed, 3 nothing feasible, 2 bad input."""
+    from flows.adapters.catalog import load_catalog
+    from flows.adapters.estate import load_estate
+    from flows.adapters.policy import CedarPolicy
+    from flows.adapters.requests import load_conditions, load_requests
+    from flows.adapters.settings import Settings
+    from flows.core.placement import Conditions
+    from flows.core.placement import place as decide
+
+    declared = Settings().deployments
+    moment = instant_of(at)
+    requests = load_requests(request)
+    infrastructure = load_estate(estate or declared / "estate")
+    rules = CedarPolicy.load(policies or declared / "policies", infrastructure.blocs)
+    labels = load_catalog(catalog) if catalog else load_catalog(declared / "catalog", as_of=moment)
+    frozen = load_conditions(conditions) if conditions else Conditions()
+    decisions = [
+        decide(one, infrastructure, rules, labels, with_default_runtime(frozen, one, declared / "workloads"), moment) for one in requests
+    ]
+    if as_json:
+        for decision in decisions:
+            typer.echo(decision.to_bytes().decode())
+    else:
+        for decision in decisions:
+            show(decision.to_json())
+    if any(decision.chosen is None for decision in decisions):
+        raise typer.Exit(NOTHING_FEASIBLE)
+
+
+def explain(
+    decision: Annotated[str, typer.Argument(metavar="DECISION", help="The id of a stored decision, or its beginning.")],
+    as_json: Annotated[bool, typer.Option("--json", help="The stored decision as one line of JSON.")] = False,
+) -> None:
+    """Show a stored decision: chosen, runners-up, and every rejection with all its reasons."""
+    from flows.adapters.settings import Settings
+    from flows.core.canonical import canonical_json
+    from flows.store import decisions
+    from flows.store.database import State
+
+    with State(Settings().state_url).reading() as tx:
+        found = decisions.find(tx, decision, limit=2)
+        if len(found) != 1:
+            what = f"no decision `{decision}` is stored" if not found else f"several decisions begin with `{decision}`"
+            raise UserError(what, expected="the `decision_id` of a run's decision", fix="copy it from the run's page")
+        stored = decisions.get(tx, found[0]) or {}
+    if as_json:
+        typer.echo(canonical_json(stored).decode())
+    else:
+        show(stored)
+
+
+def instant_of(text: str | None) -> datetime:
+    """The instant that the user wrote, in UTC; now, in whole seconds, if nothing was written.
+
+    Raises:
+        UserError: not ISO 8601, or without an offset.
+    """
+    if text is None:
+        return datetime.now(UTC).replace(microsecond=0)
+    from pydantic import TypeAdapter, ValidationError
+
+    from flows.core.placement.fields import Instant
+
+    try:
+        moment: datetime = TypeAdapter(Instant).validate_python(text)
+    except ValidationError as error:
+        what = error.errors()[0]["msg"].removeprefix("Value error, ")
+        raise UserError(what, field="--at", expected="an instant such as `2026-01-05T08:00:00Z`") from None
+    return moment
+
+
+def with_default_runtime(conditions: Any, request: Any, workloads: Path) -> Any:
+    """The conditions with the workload's own runtime, if neither the request nor the conditions have one and it is declared."""
+    from flows.adapters.workload_declarations import load_declaration
+    from flows.core.placement.request import RuntimeEstimate
+
+    wanted = (request.workload, request.step)
+    known = any((row.workload, row.step) == wanted for row in conditions.runtimes)
+    if request.runtime is not None or known or not (workloads / f"{request.workload}.yaml").exists():
+        return conditions
+    runtime = load_declaration(workloads, request.workload).step(request.step).runtime
+    if runtime is None:
+        return conditions
+    default = RuntimeEstimate(workload=request.workload, step=request.step, p50_hours=runtime.p50_hours, p90_hours=runtime.p90_hours)
+    return conditions.model_copy(update={"runtimes": (*conditions.runtimes, default)})
+
+
+def show(decision: Mapping[str, Any], console: Console | None = None) -> None:
+    """Print a decision as tables."""
+    from rich.console import Console as Terminal
+    from rich.text import Text
+
+    from flows.core.placement import explain as told
+
+    screen = console or Terminal()
+    if console is None and not screen.is_terminal and "COLUMNS" not in os.environ:
+        screen = Terminal(width=PAGE_WIDTH)
+    screen.print(Text(decision["summary"], style="bold"))
+    screen.print(Text(f"decision {decision['decision_id']} at {decision['at']}", style="dim"))
+    if rows := told.candidate_rows(decision):
+        _print_table(screen, None, told.CANDIDATE_COLUMNS, rows)
+    if rows := told.rejection_rows(decision):
+        _print_table(screen, "not possible", told.REJECTION_COLUMNS, rows)
+    for warning in decision["warnings"]:
+        screen.print(Text(f"warning: {warning}", style="yellow"))
+
+
+def _print_table(screen: Console, title: str | None, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+    for column in columns:
+        table.add_column(column, overflow="fold", no_wrap=column in ("pool", "start", "done by (p90)"))
+    for row in rows:
+        table.add_row(*(Text(cell) for cell in row))
+    screen.print(table)

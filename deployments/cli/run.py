@@ -1,0 +1,148 @@
+"""`tradewind run`, `backfill` and `demo`: start the loop for one moment, for a range, or for show."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from deployments.cli.place import instant_of
+from flows.core.errors import Unavailable, UserError
+
+if TYPE_CHECKING:
+    from flows.adapters.settings import Settings
+
+STEPS = ("ingest", "materialize", "train", "evaluate", "promote", "score", "watch")
+Day = Annotated[str | None, typer.Option("--as-of", metavar="ISO8601", help="The data clock; left out: now, or the end of the workload's data.")]
+
+
+def run(
+    workload: Annotated[str, typer.Argument(help="Name of the workload.")],
+    as_of: Day = None,
+    local: Annotated[bool, typer.Option("--local", help="In this process, without a server, in a state of its own.")] = False,
+    sample: Annotated[int | None, typer.Option("--sample", min=1, help="With --local: at most so many examples.")] = None,
+    retrain: Annotated[bool, typer.Option("--retrain", help="Train a challenger even though there is a champion.")] = False,
+    step: Annotated[str | None, typer.Option("--step", help=f"Run one step again, alone: {', '.join(STEPS)}.")] = None,
+    urgent: Annotated[bool, typer.Option("--urgent", help="The first free slot, not the cheapest one.")] = False,
+) -> None:
+    """Run a workload's loop up to one moment of its data and wait for its end."""
+    from flows.adapters.settings import Settings
+    from flows.services.declarations import Declarations
+
+    if sample and not local:
+        raise UserError("`--sample` goes with `--local`", fix="add `--local`, or leave `--sample` out")
+    if step is not None and step not in STEPS:
+        raise UserError(f"no step `{step}`", field="--step", expected=f"one of {', '.join(STEPS)}")
+    settings = Settings()
+    declarations = Declarations.load(settings)
+    declarations.workload(workload)
+    moment = _moment(as_of) or declarations.default_as_of(workload)
+    parameters = {"workload": workload, "as_of": moment.isoformat(), "retrain": retrain, "urgent": urgent, "steps": [step] if step else []}
+    if local:
+        _run_here(settings, parameters, sample)
+    else:
+        _run_there(settings, [parameters])
+
+
+def backfill(
+    workload: Annotated[str, typer.Argument(help="Name of the workload.")],
+    start: Annotated[str, typer.Option("--from", metavar="ISO8601", help="The first data clock.")],
+    end: Annotated[str, typer.Option("--to", metavar="ISO8601", help="The last data clock, included.")],
+    every: Annotated[int, typer.Option("--every", min=1, help="Days from one to the next.")] = 30,
+    retrain: Annotated[bool, typer.Option("--retrain", help="Train a challenger at each.")] = False,
+) -> None:
+    """Run a workload's loop for each moment of a range, one after the other; what is done already is not done again."""
+    from flows.adapters.settings import Settings
+
+    first, last = _moment(start), _moment(end)
+    assert first is not None and last is not None
+    if first > last:
+        raise UserError("`--from` lies after `--to`", field="--from", expected=f"an instant up to {end}")
+    settings = Settings()
+    clocks = [first + timedelta(days=every * number) for number in range((last - first).days // every + 1)]
+    _run_there(settings, [{"workload": workload, "as_of": clock.isoformat(), "retrain": retrain} for clock in clocks])
+
+
+def demo(
+    keep: Annotated[bool, typer.Option("--keep", help="Leave the services running afterwards.")] = False,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Stop the services and remove all embedded state first.")] = False,
+) -> None:
+    """Show the whole loop on real data: both workloads, drift, retrains, refusals, costs. Goes on where an earlier demo stopped."""
+    from rich.console import Console
+
+    from deployments.local import demo as playing
+    from flows.adapters.settings import Settings
+
+    settings = Settings()
+    if fresh:
+        _remove_state(settings)
+    playing.run(settings, Console(), keep=keep)
+
+
+def _remove_state(settings: Settings) -> None:
+    import shutil
+
+    from deployments.local.supervisor import down
+
+    if settings.home.exists():
+        down(settings, typer.echo, what="tradewind demo --fresh")
+        shutil.rmtree(settings.home)
+
+
+def _run_there(settings: Settings, orders: list[dict[str, Any]]) -> None:
+    """Start each lifecycle on the running stack and wait for it."""
+    from deployments.local.supervisor import connected, running
+    from flows.prefect_dispatcher import PrefectDispatcher
+
+    async def each() -> None:
+        for number, parameters in enumerate(orders, 1):
+            typer.echo(f"[{number}/{len(orders)}] lifecycle of {parameters['workload']} as of {parameters['as_of']}")
+            key = f"cli {parameters['workload']} {parameters['as_of']} {datetime.now(UTC):%Y%m%d%H%M%S%f}"
+            outcome = await PrefectDispatcher().run(f"lifecycle/{parameters['workload']}", parameters, key=key)
+            if not outcome.succeeded:
+                raise Unavailable(f"the lifecycle ended {outcome.state}: {outcome.message}", fix=f"see {outcome.url}; the same command goes on from there")
+            typer.echo(f"  {outcome.state}: {outcome.url}")
+
+    with connected(running(settings)):
+        asyncio.run(each())
+
+
+def _run_here(settings: Settings, parameters: dict[str, Any], sample: int | None) -> None:
+    """The loop in this process, in `local/<workload>` under the home folder; errors are raised as they are."""
+    import logging
+
+    from flows.adapters.settings import Settings
+    from flows.services import lifecycle
+    from flows.services.local_run import LocalDispatcher
+    from flows.store.database import State
+
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    logging.getLogger("flows").setLevel(logging.INFO)
+    workload = parameters["workload"]
+    own = Settings(home=settings.home / "local" / workload, deployments=settings.deployments, database_url=None, mlflow_url=None)
+    (own.home / "mlflow").mkdir(parents=True, exist_ok=True)
+    State(own.state_url).migrate()
+    order = lifecycle.LifecycleOrder(
+        workload=workload,
+        as_of=datetime.fromisoformat(parameters["as_of"]),
+        cause="manual",
+        owner="local",
+        principal="local",
+        retrain=True,
+        urgent=True,
+        steps=tuple(parameters["steps"]),
+        tag=f"local-{datetime.now(UTC):%Y%m%dT%H%M%S}",
+    )
+    report = asyncio.run(lifecycle.run(order, settings=own, dispatcher=LocalDispatcher(own, sample)))
+    for step, result in report.steps.items():
+        typer.echo(f"{step:12} {result['site']:18} {result['summary']}")
+    typer.echo(f"{report.state} {report.message}".strip())
+
+
+def _moment(text: str | None) -> datetime | None:
+    """The instant; a day alone is its first instant in UTC."""
+    if text is None:
+        return None
+    return instant_of(f"{text}T00:00:00Z" if len(text) == len("2013-01-01") else text)

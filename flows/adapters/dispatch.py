@@ -1,0 +1,184 @@
+"""Starting flow runs on other pools, waiting for them, and their addresses for people (Prefect).
+
+Prefect is imported inside the functions: what only reads a `FinalState` does not pay for it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Iterable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+from flows.core.errors import Unavailable, UserError
+
+if TYPE_CHECKING:
+    from prefect.client.orchestration import PrefectClient
+    from prefect.client.schemas.objects import FlowRun
+
+COMPLETED, FAILED, CRASHED, CANCELLED = "COMPLETED", "FAILED", "CRASHED", "CANCELLED"
+FINAL = frozenset({COMPLETED, FAILED, CRASHED, CANCELLED})
+REFUSED = "Refused"
+"""State name of a run that the worker's guard did not start; its type is FAILED."""
+
+
+@dataclass(frozen=True, slots=True)
+class FinalState:
+    """Where a flow run stands: Prefect's state name (`Completed`, `TimedOut`, `Refused`), its type (`COMPLETED`) and message."""
+
+    name: str
+    type: str
+    message: str
+
+    @property
+    def final(self) -> bool:
+        """True when nothing more happens to the run by itself."""
+        return self.type in FINAL
+
+    @property
+    def succeeded(self) -> bool:
+        """True when the run completed."""
+        return self.type == COMPLETED
+
+    @property
+    def refused(self) -> bool:
+        """True when the worker's guard refused the run."""
+        return self.type == FAILED and self.name == REFUSED
+
+
+async def start(
+    deployment: str, parameters: Mapping[str, Any], *, idempotency_key: str, tags: Iterable[str] = (), name: str | None = None
+) -> str:
+    """Start a run of `<flow>/<pool>` as a child of the current flow run; the same key of the same flow starts it once only.
+
+    Returns:
+        The flow run's id.
+
+    Raises:
+        UserError: there is no such deployment.
+        Unavailable: the server does not answer.
+    """
+    from prefect.deployments import arun_deployment
+    from prefect.exceptions import ObjectNotFound
+
+    async with _client() as client:
+        try:
+            await client.read_deployment_by_name(deployment)
+        except ObjectNotFound:
+            raise UserError(
+                f"no deployment `{deployment}` on the server",
+                expected="`<step>/<pool>` as `deployments/` declares it",
+                fix="run `tradewind apply`, or correct the name",
+            ) from None
+        run = await arun_deployment(
+            deployment,
+            client=client,
+            parameters=dict(parameters),
+            timeout=0,
+            as_subflow=True,
+            idempotency_key=idempotency_key,
+            tags=list(tags),
+            flow_run_name=name,
+        )
+    return str(run.id)
+
+
+async def state(flow_run_id: str) -> FinalState:
+    """Where the run stands now.
+
+    Raises:
+        UserError: there is no such run.
+        Unavailable: the server does not answer.
+    """
+    async with _client() as client:
+        return _state(await _read(client, flow_run_id))
+
+
+async def wait(flow_run_id: str, *, poll_seconds: float = 1.0, timeout: float | None = None) -> FinalState:
+    """Wait until the run is at its end; a server that does not answer for a while is asked again.
+
+    Args:
+        poll_seconds: pause between two questions; the first ones follow faster.
+        timeout: seconds to wait at most; None waits for ever.
+
+    Raises:
+        UserError: there is no such run.
+        Unavailable: the time ran out first.
+    """
+    import httpx
+
+    loop = asyncio.get_running_loop()
+    began, pause, last = loop.time(), min(0.25, poll_seconds), "unknown"
+    async with _client() as client:
+        while True:
+            try:
+                found = _state(await _read(client, flow_run_id))
+                if found.final:
+                    return found
+                last = found.name
+            except httpx.HTTPError as error:
+                last = f"unknown, the server does not answer: {type(error).__name__}"
+            left = None if timeout is None else began + timeout - loop.time()
+            if left is not None and left <= 0:
+                raise Unavailable(
+                    f"flow run `{flow_run_id}` did not end within {timeout:g} s: it is {last}", fix="is the pool's worker running?"
+                )
+            await asyncio.sleep(pause if left is None else min(pause, left))
+            pause = min(pause * 1.5, poll_seconds)
+
+
+async def cancel(flow_run_id: str) -> None:
+    """Ask for the run's cancellation; one that is at its end stays as it is.
+
+    Raises:
+        UserError: there is no such run.
+        Unavailable: the server does not answer.
+    """
+    from prefect.states import Cancelling
+
+    async with _client() as client:
+        await _read(client, flow_run_id)
+        await client.set_flow_run_state(UUID(flow_run_id), Cancelling(message="cancelled by Tradewind"))
+
+
+def ui_url(flow_run_id: str) -> str:
+    """The run's page in the Prefect UI; empty without a server."""
+    api = os.environ.get("PREFECT_UI_URL") or os.environ.get("PREFECT_API_URL", "").removesuffix("/").removesuffix("/api")
+    return f"{api}/runs/flow-run/{flow_run_id}" if api else ""
+
+
+async def _read(client: PrefectClient, flow_run_id: str) -> FlowRun:
+    from prefect.exceptions import ObjectNotFound
+
+    try:
+        return await client.read_flow_run(UUID(flow_run_id))
+    except (ObjectNotFound, ValueError):
+        raise UserError(f"no flow run `{flow_run_id}` on the server", expected="the id of a flow run") from None
+
+
+def _state(run: FlowRun) -> FinalState:
+    found = run.state
+    if found is None:
+        return FinalState("Pending", "PENDING", "")
+    return FinalState(found.name or found.type.value.title(), found.type.value, found.message or "")
+
+
+@asynccontextmanager
+async def _client() -> AsyncIterator[PrefectClient]:
+    import httpx
+    from prefect.client.orchestration import get_client
+    from prefect.settings import get_current_settings
+
+    if not get_current_settings().api.url:
+        raise Unavailable("no Prefect server is set", expected="PREFECT_API_URL", fix="start the stack with `tradewind up`")
+    try:
+        async with get_client() as client:
+            yield client
+    except httpx.TransportError as error:
+        raise Unavailable(
+            f"the Prefect server at `{get_current_settings().api.url}` does not answer: {type(error).__name__}",
+            fix="`tradewind status` shows what runs; `tradewind up` starts it",
+        ) from error

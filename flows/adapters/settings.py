@@ -1,0 +1,61 @@
+"""Every setting of Tradewind in one model, `TRADEWIND_*`; and the identity that a worker gives its runs."""
+
+from __future__ import annotations
+
+import os
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from flows.core.errors import GuardRefused
+
+PROJECT_ROOT = Path(__file__).resolve().parents[2]
+SITE_VARIABLE = "TRADEWIND_SITE"
+POOL_VARIABLE = "TRADEWIND_POOL"
+CONTROL = "control"
+
+
+class Settings(BaseSettings):
+    """Settings from the environment; all paths absolute, since a process worker runs in a temporary folder."""
+
+    model_config = SettingsConfigDict(env_prefix="TRADEWIND_", frozen=True, extra="ignore")
+
+    profile: Literal["embedded", "cloud"] = "embedded"
+    home: Path = Field(default=PROJECT_ROOT / ".tradewind", description="state of the embedded profile")
+    deployments: Path = Field(default=PROJECT_ROOT / "deployments", description="the declarations: estate, policies, catalog, workloads")
+    database_url: str | None = Field(default=None, description="state database; left out: SQLite under home")
+    mlflow_url: str | None = Field(default=None, description="MLflow tracking server; left out: MLflow on SQLite under home")
+    principal: str = Field(default="local", description="who asks, when no authenticated principal says so")
+
+    @cached_property
+    def state_url(self) -> str:
+        """SQLAlchemy URL of the state database."""
+        return self.database_url or f"sqlite:///{self.home / 'state.db'}"
+
+    @cached_property
+    def tracking_url(self) -> str:
+        """MLflow tracking and registry URI."""
+        return self.mlflow_url or f"sqlite:///{self.home / 'mlflow' / 'mlflow.db'}"
+
+    def site_folder(self, site: str) -> Path:
+        """The folder that holds all data of one site in the embedded profile."""
+        return self.home / "sites" / site
+
+
+def identity() -> tuple[str, str]:
+    """(site, pool) of this process, as its worker set them.
+
+    Raises:
+        GuardRefused: the process was not started by a Tradewind worker.
+    """
+    site, pool = os.environ.get(SITE_VARIABLE), os.environ.get(POOL_VARIABLE)
+    if not site or not pool:
+        raise GuardRefused(
+            "this process has no site identity",
+            expected=f"{SITE_VARIABLE} and {POOL_VARIABLE}, set by the worker of a pool",
+            fix="start the step through its deployment, or use `tradewind run WORKLOAD --local`",
+        )
+    return site, pool

@@ -1,0 +1,165 @@
+"""How workloads run, from `deployments/workloads/<name>.yaml`: owner, home, schedules, and what each step asks of placement."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from datetime import timedelta
+from decimal import Decimal
+from pathlib import Path
+from typing import Annotated, Any, Self
+
+from pydantic import AfterValidator, Field, StrictBool, model_validator
+
+from flows.adapters.declared import Declared, load_yaml, validate
+from flows.core.errors import Problem, UserError
+from flows.core.placement.fields import Instant, Line, Minutes, Model, Name, NonNegative, PositiveHours
+from flows.core.placement.request import Environment, Objective, Resources, Restrict, Runtime, Step
+from flows.core.placement.zones import known_zone
+
+CRON = re.compile(r"^(\S+\s+){4}\S+$")
+
+
+def _zone(name: str) -> str:
+    if not known_zone(name):
+        raise ValueError(f"`{name}` is not a time zone of the IANA database, such as `Europe/Berlin`")
+    return name
+
+
+def _cron(text: str) -> str:
+    if not CRON.match(text):
+        raise ValueError(f'`{text}` is not a cron line of five fields, such as "0 5 * * *"')
+    return text
+
+
+Zone = Annotated[str, AfterValidator(_zone)]
+
+
+class ScheduleDeclaration(Model):
+    """When a lifecycle starts by itself: a cron line or an interval, in a time zone (left out: the workload's)."""
+
+    name: Name
+    cron: Annotated[str, AfterValidator(_cron)] | None = None
+    interval_hours: PositiveHours | None = None
+    timezone: Zone | None = None
+    active: StrictBool = False
+    parameters: Mapping[Name, Any] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _one_clock(self) -> Self:
+        if (self.cron is None) == (self.interval_hours is None):
+            raise ValueError(f"schedule `{self.name}` needs either `cron` or `interval_hours`")
+        return self
+
+    @property
+    def interval(self) -> timedelta | None:
+        """The span between two starts, to the second; None for a cron schedule."""
+        return None if self.interval_hours is None else timedelta(seconds=round(self.interval_hours * 3600))
+
+
+class StepDeclaration(Model):
+    """What one step asks of placement; `window_hours` from its start to its deadline, `keep_days` how long outputs are kept."""
+
+    resources: Resources = Field(default_factory=Resources)
+    runtime: Runtime | None = None
+    restrict: Restrict = Field(default_factory=Restrict)
+    window_hours: PositiveHours | None = None
+    budget_usd: NonNegative | None = None
+    objective: Objective = Field(default_factory=Objective)
+    keep_days: NonNegative = Decimal(30)
+    interruptible: StrictBool = False
+    checkpoint_minutes: Annotated[Minutes, Field(gt=0)] | None = None
+    checkpoint_write_minutes: Minutes = Decimal(0)
+
+
+class WorkloadDeclaration(Model):
+    """One workload as it is declared; its labels are in the catalog, its code in `flows/workloads/<name>`.
+
+    `data_until`: the instant at which a recorded source ends; left out for a living one. A run without `as_of` sees no further.
+    """
+
+    name: Name
+    title: Line
+    owner: Name
+    environment: Environment = "dev"
+    cost_tags: Mapping[Name, Line] = Field(default_factory=dict)
+    home: Name
+    timezone: Zone = "UTC"
+    data_until: Instant | None = None
+    schedules: tuple[ScheduleDeclaration, ...] = ()
+    defaults: StepDeclaration = Field(default_factory=StepDeclaration)
+    steps: Mapping[Step, StepDeclaration] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _schedules_are_unique(self) -> Self:
+        names = [schedule.name for schedule in self.schedules]
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f"schedule `{name}` is declared twice")
+        return self
+
+    def step(self, name: Step) -> StepDeclaration:
+        """What the step asks: its own words first, the workload's defaults for the rest."""
+        own = self.steps.get(name)
+        if own is None:
+            return self.defaults
+        return self.defaults.model_copy(update={field: getattr(own, field) for field in own.model_fields_set})
+
+    def schedule_zone(self, schedule: ScheduleDeclaration) -> str:
+        """The IANA time zone that the schedule counts in."""
+        return schedule.timezone or self.timezone
+
+
+def load_declaration(folder: Path, name: str) -> WorkloadDeclaration:
+    """The declaration of one workload.
+
+    Raises:
+        UserError: there is no such workload, or its file is malformed.
+    """
+    return read_declaration(folder, name)[0]
+
+
+def read_declaration(folder: Path, name: str) -> tuple[WorkloadDeclaration, Declared]:
+    """As `load_declaration`, with the document it was read from.
+
+    Raises:
+        UserError: as `load_declaration`.
+    """
+    known = names(folder)
+    if name not in known:
+        expected = f"one of {', '.join(f'`{one}`' for one in known)}" if known else "a workload; none is declared"
+        raise UserError(f"no workload `{name}`", file=str(folder), expected=expected, fix=f"`tradewind new {name}` writes one")
+    document = load_yaml(folder / f"{name}.yaml")
+    declaration = validate(WorkloadDeclaration, document)
+    if declaration.name != name:
+        raise UserError(problems=[document.problem(("name",), f"`{declaration.name}` in the file of `{name}`", expected=f"`{name}`")])
+    return declaration, document
+
+
+def load_declarations(folder: Path) -> dict[str, WorkloadDeclaration]:
+    """All declared workloads by name.
+
+    Raises:
+        UserError: everything that is wrong in any of the files.
+    """
+    found: dict[str, WorkloadDeclaration] = {}
+    problems: list[Problem] = []
+    for name in names(folder):
+        try:
+            found[name] = load_declaration(folder, name)
+        except UserError as error:
+            problems += error.problems
+    if problems:
+        raise UserError(problems=problems)
+    return found
+
+
+def names(folder: Path) -> tuple[str, ...]:
+    """The names of all declared workloads, sorted.
+
+    Raises:
+        UserError: there is no such folder.
+    """
+    if not folder.is_dir():
+        raise UserError("no such folder", file=str(folder), expected="a folder with one `<workload>.yaml` each")
+    return tuple(sorted(path.stem for path in folder.glob("*.yaml")))

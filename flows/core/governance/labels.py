@@ -1,0 +1,263 @@
+"""Labels of data (how confidential, under which laws, in which countries), how they combine, and the catalog that declares them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
+from enum import StrEnum
+from functools import cached_property
+from itertools import combinations
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, model_validator
+from pydantic_core import PydanticCustomError
+
+from flows.core.errors import UserError
+from flows.core.governance.blocs import ANYWHERE, Blocs
+
+EVERYWHERE = frozenset({ANYWHERE})
+"""The residency that leaves every country open."""
+
+
+class Classification(StrEnum):
+    """How confidential: `public < internal < confidential < restricted`; `level` counts from 0."""
+
+    PUBLIC = "public"
+    INTERNAL = "internal"
+    CONFIDENTIAL = "confidential"
+    RESTRICTED = "restricted"
+
+    @property
+    def level(self) -> int:
+        """0 for public up to 3 for restricted."""
+        return list(Classification).index(self)
+
+
+def _residency(value: Any) -> Any:
+    """Accept the word `anywhere` in place of a list, and refuse an empty or contradicting list."""
+    if value == ANYWHERE:
+        return EVERYWHERE
+    if not isinstance(value, (list, tuple, set, frozenset)) or not all(isinstance(code, str) for code in value):
+        return value
+    if not value:
+        raise ValueError("residency is empty: no place would be left; write the allowed countries or blocs, or `anywhere`")
+    if ANYWHERE in value and len(set(value)) > 1:
+        raise ValueError("residency names `anywhere` beside other codes; keep the one that is meant")
+    return frozenset(value)
+
+
+AreaCode = Annotated[
+    str,
+    StringConstraints(pattern=r"^(anywhere|[A-Z][A-Z0-9-]*)$"),
+    Field(description="an ISO country such as `DE`, a bloc such as `EU`, or `anywhere`"),
+]
+Regime = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9-]*$"), Field(description="a regime in lower case, such as `gdpr`")]
+DatasetName = Annotated[
+    str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_.-]*$"), Field(description="a name of lower-case letters, digits, `-`, `_` and `.`")
+]
+
+
+class Label(BaseModel):
+    """What rules ask about a dataset: classification, legal regimes, and the countries or blocs it may be in."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    classification: Classification
+    regimes: frozenset[Regime] = frozenset()
+    residency: Annotated[frozenset[AreaCode], BeforeValidator(_residency)]
+
+    @property
+    def level(self) -> int:
+        """0 for public up to 3 for restricted."""
+        return self.classification.level
+
+    def to_json(self) -> dict[str, Any]:
+        """The label as a decision prints it: sorted lists, or the word `anywhere`."""
+        return {
+            "classification": self.classification.value,
+            "regimes": sorted(self.regimes),
+            "residency": ANYWHERE if self.residency == EVERYWHERE else sorted(self.residency),
+        }
+
+
+PUBLIC = Label(classification=Classification.PUBLIC, regimes=frozenset(), residency=EVERYWHERE)
+"""The label of a request that touches no dataset."""
+
+
+class ResidencyClash(UserError):
+    """Joined datasets leave no country where all of them may be."""
+
+    def __init__(self, datasets: Iterable[str], labels: Mapping[str, Label]) -> None:
+        self.datasets = tuple(sorted(datasets))
+        told = ", ".join(f"`{name}` (residency {', '.join(sorted(labels[name].residency))})" for name in self.datasets)
+        super().__init__(
+            f"no country is left where these may be together: {told}",
+            expected="datasets whose residencies share at least one country",
+            fix="use them in separate steps, or ask compliance for a declassification",
+        )
+
+
+def join(labels: Mapping[str, Label], blocs: Blocs) -> Label:
+    """The label of data made from all of these: the highest classification, all regimes, only countries open to every one.
+
+    `labels` maps a dataset's name to its label; no label at all gives public/anywhere. The result does not depend on the order.
+
+    Raises:
+        ResidencyClash: no country is open to all of them; names the fewest datasets that clash.
+    """
+    if not labels:
+        return PUBLIC
+    return Label(
+        classification=max((label.classification for label in labels.values()), key=lambda classification: classification.level),
+        regimes=frozenset().union(*(label.regimes for label in labels.values())),
+        residency=_intersect(labels, blocs),
+    )
+
+
+def _intersect(labels: Mapping[str, Label], blocs: Blocs) -> frozenset[str]:
+    bounded = {name: countries for name, label in labels.items() if (countries := blocs.countries(label.residency)) is not None}
+    if not bounded:
+        return EVERYWHERE
+    left = frozenset.intersection(*bounded.values())
+    if not left:
+        raise ResidencyClash(_clashing(bounded), labels)
+    return _named(left, {code for name in bounded for code in labels[name].residency}, blocs)
+
+
+def _clashing(bounded: Mapping[str, frozenset[str]]) -> tuple[str, ...]:
+    names = sorted(bounded)
+    for size in range(1, len(names)):
+        for group in combinations(names, size):
+            if not frozenset.intersection(*(bounded[name] for name in group)):
+                return group
+    return tuple(names)
+
+
+def _named(countries: frozenset[str], codes: Iterable[str], blocs: Blocs) -> frozenset[str]:
+    """The countries in as few of the users' own words as possible: largest blocs first, single countries for the rest."""
+    inside = {code: members for code in codes if (members := blocs.countries([code])) is not None and members and members <= countries}
+    named: set[str] = set()
+    covered: set[str] = set()
+    for code in sorted(inside, key=lambda code: (-len(inside[code]), code)):
+        if not inside[code] <= covered:
+            named.add(code)
+            covered |= inside[code]
+    return frozenset(named | (countries - covered))
+
+
+Gigabytes = Annotated[Decimal, Field(ge=0)]
+"""10^9 bytes."""
+
+
+class Declassification(BaseModel):
+    """A lower label that an approver granted: holds through the UTC day `until`, then the ancestors' label is back."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    to: Label
+    reason: str = Field(min_length=1)
+    approver: str = Field(min_length=1)
+    until: date
+
+
+class Entry(BaseModel):
+    """One dataset or model: where it rests, how large it is, what it was made from, and its own label if it has one."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: DatasetName
+    kind: Literal["dataset", "features", "model", "predictions", "report"] = "dataset"
+    home: str
+    size_gb: Gigabytes
+    owner: str | None = None
+    title: str | None = None
+    label: Label | None = None
+    derived_from: frozenset[str] = frozenset()
+    declassified: Declassification | None = None
+
+
+def _wrong(what: str, *path: str | int) -> PydanticCustomError:
+    """An error that knows where in the catalog it lies."""
+    return PydanticCustomError("catalog", "{what}", {"what": what, "path": path})
+
+
+class CatalogPart(BaseModel):
+    """What one file of a catalog declares; its entries may be derived from those of another file."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    as_of: AwareDatetime
+    max_age_hours: Annotated[Decimal, Field(gt=0)] = Decimal(24)
+    workloads: Mapping[str, Mapping[str, frozenset[str]]] = Field(default_factory=dict)
+    entries: tuple[Entry, ...] = ()
+
+
+class Catalog(CatalogPart):
+    """All entries as they were at `as_of`; further than `max_age_hours` from a decision, they are stale and nothing is placed."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        seen: set[str] = set()
+        for index, entry in enumerate(self.entries):
+            if entry.name in seen:
+                raise _wrong(f"dataset `{entry.name}` is declared twice", "entries", index, "name")
+            seen.add(entry.name)
+        for index, entry in enumerate(self.entries):
+            if unknown := sorted(entry.derived_from - seen):
+                what = f"`{entry.name}` is derived from datasets that the catalog does not have: `{'`, `'.join(unknown)}`"
+                raise _wrong(what, "entries", index, "derived_from")
+            if entry.name in (ancestor.name for ancestor in self._ancestors(entry)):
+                raise _wrong(f"`{entry.name}` is derived from itself", "entries", index, "derived_from")
+        return self
+
+    @cached_property
+    def _by_name(self) -> dict[str, Entry]:
+        return {entry.name: entry for entry in self.entries}
+
+    def _ancestors(self, entry: Entry) -> Iterator[Entry]:
+        waiting, seen = sorted(entry.derived_from), set[str]()
+        while waiting:
+            name = waiting.pop()
+            if name not in seen and name in self._by_name:
+                seen.add(name)
+                yield self._by_name[name]
+                waiting.extend(sorted(self._by_name[name].derived_from))
+
+    def entry(self, name: str) -> Entry | None:
+        """The entry of that name, or None."""
+        return self._by_name.get(name)
+
+    def datasets_of(self, workload: str, step: str) -> frozenset[str]:
+        """The datasets declared for this workload's step: always part of a request, named there or not."""
+        return self.workloads.get(workload, {}).get(step, frozenset())
+
+    def stale_at(self, at: datetime) -> bool:
+        """Whether the facts lie further from that instant than `max_age_hours`, before or after it."""
+        return abs(at - self.as_of) > timedelta(hours=float(self.max_age_hours))
+
+    def label_of(self, name: str, at: datetime, blocs: Blocs) -> Label | None:
+        """The label that holds at that instant: its own joined with every ancestor's, or the declassified one while it is valid.
+
+        None if the dataset or one of the ancestors that count has no entry or no label: then nothing is known, and nothing may be assumed.
+
+        Raises:
+            ResidencyClash: own and ancestors' residencies share no country.
+        """
+        found = self._labels(name, at)
+        return None if found is None else join(found, blocs)
+
+    def _labels(self, name: str, at: datetime) -> dict[str, Label] | None:
+        """Labels by dataset that are joined into the label of `name`; None if any is missing."""
+        entry = self._by_name.get(name)
+        if entry is None:
+            return None
+        if entry.declassified is not None and at.astimezone(UTC).date() <= entry.declassified.until:
+            return {name: entry.declassified.to}
+        found = {} if entry.label is None else {name: entry.label}
+        for parent in sorted(entry.derived_from):
+            inherited = self._labels(parent, at)
+            if inherited is None:
+                return None
+            found.update(inherited)
+        return found or None

@@ -1,0 +1,267 @@
+"""The declared infrastructure: sites, pools, offers, and the tables of egress, latency and carbon."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterable, Mapping
+from decimal import Decimal
+from fnmatch import fnmatchcase
+from functools import cached_property
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import AfterValidator, BeforeValidator, Field, StrictBool, model_validator
+
+from flows.core.governance.blocs import Blocs
+from flows.core.placement.fields import (
+    Clock,
+    Country,
+    Day,
+    Integer,
+    Line,
+    Minutes,
+    Model,
+    Name,
+    Names,
+    NonNegative,
+    Positive,
+)
+from flows.core.placement.hashing import content_form
+from flows.core.placement.zones import known_zone
+
+Classification = Literal["public", "internal", "confidential", "restricted"]
+LEVELS: Mapping[str, int] = {"public": 0, "internal": 1, "confidential": 2, "restricted": 3}
+Weekday = Literal["mon", "tue", "wed", "thu", "fri", "sat", "sun"]
+WEEKDAYS: tuple[Weekday, ...] = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
+PoolType = Literal["ecs", "sagemaker", "cloud-run-v2", "vertex-ai", "azure-container-instance", "kubernetes", "process"]
+ANY = "*"
+
+
+def _zone(name: str) -> str:
+    if not known_zone(name):
+        raise ValueError(f"`{name}` is not a time zone of the IANA database, such as `Europe/Berlin`")
+    return name
+
+
+def _blank(value: object) -> object:
+    """An empty cell of a table is a missing value."""
+    return None if isinstance(value, str) and not value.strip() else value
+
+
+Blank = BeforeValidator(_blank)
+
+
+class OffPeak(Model):
+    """A weekly window of the site's local time in which on-demand prices are multiplied; `days` are those of `from`."""
+
+    days: Annotated[tuple[Weekday, ...], Field(min_length=1)] = WEEKDAYS
+    from_: Clock = Field(alias="from")
+    to: Clock
+    multiplier: Positive
+
+    @model_validator(mode="after")
+    def _not_empty(self) -> Self:
+        if self.from_ == "24:00":
+            raise ValueError('`from` is "24:00"; write "00:00" of the next day')
+        return self
+
+
+class Site(Model):
+    """One place where compute runs and data rests.
+
+    `certifications` maps a name to its last valid UTC day (None: open). `storage_usd_per_gb_month` is for 730 hours.
+    `country` or `operator_country` None means unknown: nothing may run there.
+    """
+
+    id: Name
+    cloud: Name
+    region: Line | None = None
+    country: Country | None
+    operator_country: Country | None
+    max_classification: Classification
+    certifications: Mapping[Name, Day | None] = Field(default_factory=dict)
+    customer_managed_keys: StrictBool = False
+    grid_zone: Name | None = None
+    pue: Annotated[Positive, Field(ge=1, le=10)] = Decimal(1)
+    timezone: Annotated[str, AfterValidator(_zone)] = "UTC"
+    storage_usd_per_gb_month: NonNegative = Decimal(0)
+    off_peak: tuple[OffPeak, ...] = ()
+
+
+class Pool(Model):
+    """A Prefect work pool at exactly one site.
+
+    `offers` are names or patterns of the site's offers (empty: it takes no placed step). `certifications` narrows the site's.
+    `capacity` is the most that may be in use at once, by `nodes`, `cpus`, `memory_gib` or an accelerator's name; left out: unlimited.
+    """
+
+    name: Name
+    site: Name
+    type: PoolType
+    template: Name | None = None
+    offers: Names = (ANY,)
+    spot: StrictBool = False
+    certifications: Names | None = None
+    capacity: Mapping[Line, NonNegative] = Field(default_factory=dict)
+    spot_interruptions_per_hour: NonNegative | None = None
+    spot_wait_minutes: Minutes = Decimal(0)
+    startup_minutes: Minutes = Decimal(0)
+
+
+class Offer(Model):
+    """One thing that can be rented at a site; the aliases are the columns of `offers.csv`.
+
+    Prices are USD per hour and node, `accelerator_count`, `cpus` and `memory_gib` per node, `watts` per node under load.
+    """
+
+    site: Name
+    name: Name = Field(alias="InstanceType")
+    accelerator: Annotated[Line | None, Blank] = Field(default=None, alias="AcceleratorName")
+    accelerator_count: Annotated[NonNegative | None, Blank] = Field(default=None, alias="AcceleratorCount")
+    cpus: Annotated[NonNegative | None, Blank] = Field(default=None, alias="vCPUs")
+    memory_gib: Annotated[NonNegative | None, Blank] = Field(default=None, alias="MemoryGiB")
+    gpu_info: Annotated[str | None, Blank] = Field(default=None, alias="GpuInfo")
+    usd_per_hour: Annotated[Positive | None, Blank] = Field(default=None, alias="Price")
+    spot_usd_per_hour: Annotated[Positive | None, Blank] = Field(default=None, alias="SpotPrice")
+    region: Annotated[Line | None, Blank] = Field(default=None, alias="Region")
+    zone: Annotated[Line | None, Blank] = Field(default=None, alias="AvailabilityZone")
+    arch: Annotated[Name | None, Blank] = Field(default=None, alias="Arch")
+    spot_interruptions_per_hour: Annotated[NonNegative | None, Blank] = Field(default=None, alias="SpotInterruptionsPerHour")
+    watts: Annotated[NonNegative | None, Blank] = Field(default=None, alias="Watts")
+    source: Annotated[str | None, Blank] = None
+    as_of: Annotated[str | None, Blank] = None
+
+    @model_validator(mode="after")
+    def _accelerator_and_count(self) -> Self:
+        if (self.accelerator is None) != (self.accelerator_count is None):
+            raise ValueError(f"offer `{self.name}` needs both `AcceleratorName` and `AcceleratorCount`, or neither")
+        return self
+
+
+class EgressPrice(Model):
+    """What bytes from `src` to `dst` cost and how fast they go; `*` stands for any site. Gigabit per second None: no time is counted."""
+
+    src: Name
+    dst: Name
+    usd_per_gb: NonNegative
+    gbit_per_s: Annotated[Positive | None, Blank] = None
+    source: Annotated[str | None, Blank] = None
+    as_of: Annotated[str | None, Blank] = None
+
+
+class Latency(Model):
+    """Round-trip time in milliseconds between users in a country and a site."""
+
+    country: Country
+    site: Name
+    p50_ms: Annotated[NonNegative | None, Blank] = None
+    p99_ms: Annotated[NonNegative | None, Blank] = None
+    source: Annotated[str | None, Blank] = None
+    as_of: Annotated[str | None, Blank] = None
+
+
+class Carbon(Model):
+    """Grams of CO2 equivalent per kWh of a grid in one UTC hour of the days of a month."""
+
+    grid_zone: Name
+    month: Annotated[Integer, Field(ge=1, le=12)]
+    hour_utc: Annotated[Integer, Field(ge=0, le=23)]
+    g_per_kwh: NonNegative
+    source: Annotated[str | None, Blank] = None
+    as_of: Annotated[str | None, Blank] = None
+
+
+def _doubled(what: str, keys: Iterable[Hashable]) -> None:
+    seen: set[Hashable] = set()
+    for key in keys:
+        if key in seen:
+            told = "`, `".join(str(part) for part in key) if isinstance(key, tuple) else str(key)
+            raise ValueError(f"{what} `{told}` is declared twice")
+        seen.add(key)
+
+
+class Estate(Model):
+    """All sites, pools, offers, egress prices, latencies and carbon; the order of rows means nothing."""
+
+    sites: tuple[Site, ...]
+    pools: tuple[Pool, ...]
+    offers: tuple[Offer, ...] = ()
+    egress: tuple[EgressPrice, ...] = ()
+    latency: tuple[Latency, ...] = ()
+    carbon: tuple[Carbon, ...] = ()
+    blocs: Blocs = Field(default_factory=Blocs)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        _doubled("site", (site.id for site in self.sites))
+        _doubled("pool", (pool.name for pool in self.pools))
+        _doubled("offer", ((offer.site, offer.name) for offer in self.offers))
+        _doubled("egress price", ((row.src, row.dst) for row in self.egress))
+        _doubled("latency", ((row.country, row.site) for row in self.latency))
+        _doubled("carbon", ((row.grid_zone, row.month, row.hour_utc) for row in self.carbon))
+        for pool in self.pools:
+            if pool.site not in self.site_by_id:
+                raise ValueError(f"pool `{pool.name}` is at `{pool.site}`, which is not a site of this estate")
+        for offer in self.offers:
+            if offer.site not in self.site_by_id:
+                raise ValueError(f"offer `{offer.name}` is at `{offer.site}`, which is not a site of this estate")
+        return self
+
+    @cached_property
+    def document(self) -> Any:
+        """The estate as hashed and stored; computed once, since it is large."""
+        return content_form(self)
+
+    @cached_property
+    def site_by_id(self) -> dict[str, Site]:
+        """Sites by id."""
+        return {site.id: site for site in self.sites}
+
+    @cached_property
+    def pool_by_name(self) -> dict[str, Pool]:
+        """Pools by name."""
+        return {pool.name: pool for pool in self.pools}
+
+    @cached_property
+    def offers_by_site(self) -> dict[str, tuple[Offer, ...]]:
+        """Offers of each site, sorted by name."""
+        found: dict[str, list[Offer]] = {}
+        for offer in sorted(self.offers, key=lambda offer: offer.name):
+            found.setdefault(offer.site, []).append(offer)
+        return {site: tuple(offers) for site, offers in found.items()}
+
+    def offers_of(self, pool: Pool) -> tuple[Offer, ...]:
+        """The offers that the pool can rent, sorted by name; patterns match upper and lower case exactly."""
+        return tuple(
+            offer for offer in self.offers_by_site.get(pool.site, ()) if any(fnmatchcase(offer.name, pattern) for pattern in pool.offers)
+        )
+
+    @cached_property
+    def egress_by_pair(self) -> dict[tuple[str, str], EgressPrice]:
+        """Egress rows by (src, dst) as written."""
+        return {(row.src, row.dst): row for row in self.egress}
+
+    def egress_between(self, src: str, dst: str) -> EgressPrice | None:
+        """The price row between two different sites: exact, else any destination, else any source, else `*,*`; None if there is none."""
+        for pair in ((src, dst), (src, ANY), (ANY, dst), (ANY, ANY)):
+            if (row := self.egress_by_pair.get(pair)) is not None:
+                return row
+        return None
+
+    @cached_property
+    def latency_by_pair(self) -> dict[tuple[str, str], Latency]:
+        """Latency rows by (country, site)."""
+        return {(row.country, row.site): row for row in self.latency}
+
+    @cached_property
+    def carbon_by_cell(self) -> dict[tuple[str, int, int], Decimal]:
+        """Grams per kWh by (grid zone, month, UTC hour)."""
+        return {(row.grid_zone, row.month, row.hour_utc): row.g_per_kwh for row in self.carbon}
+
+    @cached_property
+    def worst_g_per_kwh(self) -> Decimal | None:
+        """The dirtiest cell of all; None without a table."""
+        return max((row.g_per_kwh for row in self.carbon), default=None)
+
+    @cached_property
+    def worst_watts(self) -> Decimal | None:
+        """The hungriest offer of all; None if no offer says."""
+        return max((offer.watts for offer in self.offers if offer.watts is not None), default=None)

@@ -1,0 +1,74 @@
+"""What placement asks of policy, and what it gets back. Policy is asked once for all questions of a decision."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING, Literal, Protocol
+
+from flows.core.placement.decision import Reason
+
+if TYPE_CHECKING:
+    from flows.core.governance.blocs import GdprBasis
+    from flows.core.governance.labels import Label
+    from flows.core.placement.request import Principal
+
+Action = Literal["process", "store", "transfer", "serve", "promote", "approve", "rollback", "declassify"]
+
+
+@dataclass(frozen=True, slots=True)
+class PoolFacts:
+    """A pool as policy sees it, with only the certifications and the GDPR ground that hold from `at` through the end.
+
+    `max_level` counts from 0 (public) to 3 (restricted). A country is an ISO code. `name` is the site's id where data comes to rest at a
+    site and no pool is meant.
+    """
+
+    name: str
+    site: str
+    cloud: str
+    country: str
+    operator_country: str
+    max_level: int
+    certifications: frozenset[str]
+    gdpr_basis: GdprBasis
+    customer_managed_keys: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """May this principal do this action with data of this label at this pool? `to` is the country the data is headed for."""
+
+    action: Action
+    principal: Principal
+    pool: PoolFacts
+    label: Label
+    step: str
+    workload: str
+    environment: str
+    image: str
+    at: datetime
+    to: str
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """Allowed only if `allowed` and there is no reason against it; reasons are all rules that forbid, or say what went wrong."""
+
+    allowed: bool
+    reasons: tuple[Reason, ...] = ()
+
+
+class Policy(Protocol):
+    """A set of rules; `hash` names its exact text, `engine` the name and version of what evaluates it, such as `cedar 4.12.2`."""
+
+    @property
+    def hash(self) -> str: ...
+
+    @property
+    def engine(self) -> str: ...
+
+    def ask(self, questions: Sequence[Question]) -> list[Answer]:
+        """One answer for each question, in order; a rule that cannot be evaluated is a reason, no permit is `default-deny`."""
+        ...

@@ -1,0 +1,262 @@
+"""What a candidate takes in time, USD and CO2. Exact decimals; nothing here decides whether it may run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from decimal import Decimal
+
+from flows.core.placement.decision import Chosen, Usd
+from flows.core.placement.estate import Offer, Pool, Site
+from flows.core.placement.fields import MAX_HOURS
+from flows.core.placement.haul import HOURS_PER_MONTH, Haul, haul
+from flows.core.placement.request import Runtime
+from flows.core.placement.scene import Scene
+from flows.core.placement.slots import HOUR, QUARTER, Tariff, ceil_seconds, off_peak_factor, seconds_between
+from flows.core.placement.spot import SpotRun, SpotTerms, latest_start, spot_run
+
+SIX_PLACES = Decimal("0.000001")
+MAX_SECONDS = int(MAX_HOURS) * 3600
+ZERO = Decimal(0)
+KG_SECONDS = 3600 * 1000
+"""Gram seconds per hour in a kilogram hour."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lane:
+    """Pool x offer x (on-demand or spot): what the slots of a request share. `known` is false if nobody knows the runtime there."""
+
+    pool: Pool
+    site: Site
+    offer: Offer
+    spot: SpotTerms | None
+    runtime: Runtime
+    known: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A lane at one start slot.
+
+    `safe_at` is the instant that must not lie after the deadline; `endless`: spot work that would not end; `era`: which dated facts hold
+    through finish_p90.
+    """
+
+    lane: Lane
+    start: datetime
+    run_from: datetime
+    finish_p50: datetime
+    finish_p90: datetime
+    safe_at: datetime
+    endless: bool
+    era: int
+    usd_per_hour: Decimal
+    usd: Usd
+    usd_p90: Decimal
+    kg_co2: Decimal
+
+    @property
+    def rank(self) -> tuple[Decimal, datetime, str, str, bool]:
+        """Total, start, pool, offer, on demand first."""
+        return (self.usd.total, self.start, self.lane.pool.name, self.lane.offer.name, self.lane.spot is not None)
+
+    def chosen(self, fallback: Candidate | None = None) -> Chosen:
+        """The candidate as a decision prints it."""
+        return Chosen(
+            pool=self.lane.pool.name,
+            site=self.lane.site.id,
+            offer=self.lane.offer.name,
+            spot=self.lane.spot is not None,
+            start=self.start,
+            finish_p50=self.finish_p50,
+            finish_p90=self.finish_p90,
+            usd_per_hour=self.usd_per_hour,
+            usd=self.usd,
+            usd_p90=self.usd_p90,
+            kg_co2=self.kg_co2,
+            fallback=None if fallback is None else fallback.chosen(),
+        )
+
+
+def lanes(scene: Scene, pool: Pool) -> Iterator[Lane]:
+    """The lanes of the pool, by offer, on demand first.
+
+    Spot needs an interruptible request that ends, a pool that has spot, a spot price, an on-demand price to fall back on, and a known rate.
+    """
+    site, request = scene.site_of(pool), scene.request
+    for offer in scene.estate.offers_of(pool):
+        runtime = scene.runtime_on(offer)
+        held = runtime or max(scene.runtimes.values(), key=lambda known: (known.p90_hours, known.p50_hours))
+        if offer.usd_per_hour is None:
+            continue
+        yield Lane(pool, site, offer, None, held, runtime is not None)
+        rate = pool.spot_interruptions_per_hour if offer.spot_interruptions_per_hour is None else offer.spot_interruptions_per_hour
+        if scene.serves or not request.interruptible or not pool.spot or offer.spot_usd_per_hour is None or rate is None:
+            continue
+        terms = SpotTerms(
+            rate=rate * request.resources.nodes / 3600,
+            restart=pool.startup_minutes * 60,
+            wait=pool.spot_wait_minutes * 60,
+            interval=None if request.checkpoint_minutes is None else request.checkpoint_minutes * 60,
+            write=request.checkpoint_write_minutes * 60,
+        )
+        yield Lane(pool, site, offer, terms, held, runtime is not None)
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """Whole seconds billed on spot and on demand, and from the run's begin to its end."""
+
+    spot: int
+    on_demand: int
+    wall: int
+
+    @classmethod
+    def of(cls, run: SpotRun) -> Span:
+        """Each part rounded up, none longer than just over ten years."""
+        return cls(*(min(ceil_seconds(part), MAX_SECONDS + 1) for part in (run.spot, run.on_demand, run.wall)))
+
+
+class Pricer:
+    """Prices the lanes of one scene; keeps what sites share."""
+
+    def __init__(self, scene: Scene) -> None:
+        self.scene = scene
+        self._hauls: dict[str, Haul] = {}
+        self._off_peak: dict[str, Tariff | None] = {}
+        self._carbon: dict[str | None, Tariff] = {}
+        self.no_watts: set[str] = set()
+        self.no_carbon: set[str] = set()
+
+    def haul(self, site: Site) -> Haul:
+        """What moves to and from the site."""
+        if site.id not in self._hauls:
+            self._hauls[site.id] = haul(self.scene, site)
+        return self._hauls[site.id]
+
+    def candidates(self, lane: Lane) -> Iterator[Candidate]:
+        """The lane at every slot."""
+        priced = PricedLane(self, lane)
+        for slot in self.scene.slots:
+            yield priced.at(slot, self.scene.deadline)
+
+    def candidate(self, lane: Lane, slot: datetime, deadline: datetime | None) -> Candidate:
+        """The lane at one slot, under that deadline."""
+        return PricedLane(self, lane).at(slot, deadline)
+
+    def latest(self, lane: Lane) -> datetime:
+        """An instant that no run of the lane ends after, at p90."""
+        return PricedLane(self, lane).at(self.scene.slots[-1], None).finish_p90
+
+    def off_peak(self, site: Site) -> Tariff | None:
+        """The site's price factor over time; None if it never changes."""
+        if site.id not in self._off_peak:
+            factor = off_peak_factor(site.off_peak, site.timezone) if site.off_peak else None
+            self._off_peak[site.id] = None if factor is None else Tariff(self.scene.at, QUARTER, factor)
+        return self._off_peak[site.id]
+
+    def grid(self, grid_zone: str | None) -> Tariff:
+        """The grid's grams per kWh over time; what is not known counts as the estate's worst."""
+        if grid_zone not in self._carbon:
+            self._carbon[grid_zone] = Tariff(self.scene.at, HOUR, lambda moment: self._grams(grid_zone, moment))
+        return self._carbon[grid_zone]
+
+    def _grams(self, grid_zone: str | None, moment: datetime) -> Decimal:
+        estate = self.scene.estate
+        known = None if grid_zone is None else estate.carbon_by_cell.get((grid_zone, moment.month, moment.hour))
+        if known is None:
+            self.no_carbon.add(grid_zone or "unknown")
+            return estate.worst_g_per_kwh or ZERO
+        return known
+
+    def watts(self, lane: Lane) -> Decimal:
+        """Watts of one node; what is not known counts as the estate's worst."""
+        if lane.offer.watts is not None:
+            return lane.offer.watts
+        self.no_watts.add(f"{lane.site.id}/{lane.offer.name}")
+        return self.scene.estate.worst_watts or ZERO
+
+
+class PricedLane:
+    """A lane with all that does not depend on the slot worked out."""
+
+    def __init__(self, pricer: Pricer, lane: Lane) -> None:
+        scene, moved, nodes = pricer.scene, pricer.haul(lane.site), pricer.scene.request.resources.nodes
+        self._scene, self._lane, self._spot = scene, lane, lane.spot
+        self._transfer = timedelta(seconds=min(moved.transfer_seconds, MAX_SECONDS + 1))
+        self._queued = scene.at + timedelta(seconds=ceil_seconds(scene.conditions.queue_hours.get(lane.pool.name, ZERO) * 3600))
+        self._work50, self._work90 = lane.runtime.p50_hours * 3600, lane.runtime.p90_hours * 3600
+        self._endless = lane.spot is not None and lane.spot.endless(self._work90)
+        self._spans = tuple(self._fixed_span(work) for work in (self._work50, self._work90))
+        safe = ZERO if lane.spot is None else latest_start(lane.spot, self._work90)
+        self._safe = timedelta(seconds=min(ceil_seconds(safe), MAX_SECONDS + 1))
+        self._on_demand_usd = (lane.offer.usd_per_hour or ZERO) * nodes
+        self._spot_usd = (lane.offer.spot_usd_per_hour or ZERO) * nodes
+        self._tariff = pricer.off_peak(lane.site) if lane.spot is None else None
+        self._egress = moved.egress_usd.quantize(SIX_PLACES)
+        self._staged, self._kept = moved.staged_gb * lane.site.storage_usd_per_gb_month, moved.kept_usd
+        self._grid = pricer.grid(lane.site.grid_zone)
+        self._kilowatts = pricer.watts(lane) * lane.site.pue * nodes / 1000
+
+    def _fixed_span(self, work: Decimal) -> Span:
+        """The span with all the time in the world."""
+        if self._spot is None:
+            seconds = work if self._scene.serves else self._lane.pool.startup_minutes * 60 + work
+            return Span.of(SpotRun(ZERO, seconds, seconds))
+        if self._endless:  # rejected by the filter `fit`; priced as if nothing interrupted it
+            return Span.of(SpotRun(self._spot.restart + work, ZERO, self._spot.restart + work))
+        return Span.of(spot_run(self._spot, work, None))
+
+    def _span(self, place: int, work: Decimal, run_from: datetime, deadline: datetime | None) -> Span:
+        fixed = self._spans[place]
+        if self._spot is None or deadline is None or self._endless or run_from + timedelta(seconds=fixed.wall) <= deadline:
+            return fixed
+        return Span.of(spot_run(self._spot, work, seconds_between(run_from, deadline)))
+
+    def at(self, slot: datetime, deadline: datetime | None) -> Candidate:
+        """The lane at one slot, under that deadline."""
+        run_from = max(slot + self._transfer, self._queued)
+        p50, p90 = self._span(0, self._work50, run_from, deadline), self._span(1, self._work90, run_from, deadline)
+        finish50, finish90 = run_from + timedelta(seconds=p50.wall), run_from + timedelta(seconds=p90.wall)
+        safe_at = finish90
+        if self._spot is not None:
+            safe_at = run_from + self._safe
+            if deadline is not None and safe_at <= deadline:
+                finish50, finish90 = min(finish50, deadline), min(finish90, deadline)
+        objective, scene = self._scene.request.objective, self._scene
+        kg = self._kilowatts * self._grid.over(run_from, run_from + timedelta(seconds=p50.spot + p50.on_demand)) / KG_SECONDS
+        delay = ZERO if scene.serves else objective.usd_per_hour_of_delay * seconds_between(scene.slots[0], finish50) / 3600
+        usd = Usd(
+            self._compute(p50, run_from),
+            self._egress,
+            self._storage(slot, finish50),
+            (objective.usd_per_kg_co2 * kg).quantize(SIX_PLACES),
+            delay.quantize(SIX_PLACES),
+        )
+        cash90 = self._compute(p90, run_from) + self._egress + self._storage(slot, finish90)
+        return Candidate(
+            lane=self._lane,
+            start=slot,
+            run_from=run_from,
+            finish_p50=finish50,
+            finish_p90=finish90,
+            safe_at=safe_at,
+            endless=self._endless,
+            era=scene.era(finish90),
+            usd_per_hour=self._on_demand_usd if self._spot is None else self._spot_usd,
+            usd=usd,
+            usd_p90=cash90,
+            kg_co2=kg.quantize(SIX_PLACES),
+        )
+
+    def _compute(self, span: Span, run_from: datetime) -> Decimal:
+        if self._tariff is None:
+            usd_seconds = span.spot * self._spot_usd + span.on_demand * self._on_demand_usd
+        else:
+            usd_seconds = self._tariff.over(run_from, run_from + timedelta(seconds=span.on_demand)) * self._on_demand_usd
+        return (usd_seconds / 3600).quantize(SIX_PLACES)
+
+    def _storage(self, slot: datetime, finish: datetime) -> Decimal:
+        staged = self._staged * seconds_between(slot, finish) / (3600 * HOURS_PER_MONTH) if self._staged else ZERO
+        return (staged + self._kept).quantize(SIX_PLACES)

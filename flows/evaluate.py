@@ -1,0 +1,24 @@
+"""Compare challenger and champion on the same fresh holdout, where the data is."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from prefect import flow
+
+from flows.placed import run_placed
+
+
+@flow(name="evaluate", flow_run_name="evaluate {workload} {as_of:%Y-%m-%d}")
+async def evaluate(workload: str, as_of: datetime, intent_id: str, decision_id: str, inputs: dict[str, str]) -> dict[str, Any]:
+    """Judge a challenger. Started by `lifecycle`, which decides where.
+
+    Args:
+        workload: name of the workload, a folder under `flows/workloads`
+        as_of: the data clock; nothing known after it is seen
+        intent_id: what must happen exactly once
+        decision_id: the placement decision that sent this run to its pool
+        inputs: `dataset@version` by role
+    """
+    return await run_placed("evaluate", workload, as_of, intent_id, decision_id, inputs)

@@ -1,0 +1,30 @@
+"""Scheduled in control: starts what an event missed, frees what a crash held, mends aliases, anchors the ledger."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+from prefect import flow
+
+from flows.adapters import dispatch
+from flows.adapters.settings import Settings
+from flows.core.errors import UserError
+from flows.services import reconciling
+
+
+@flow(name="reconcile", flow_run_name="reconcile")
+async def reconcile() -> dict[str, Any]:
+    """Bring what happened in line with what must happen. Runs by itself; may be run at any time."""
+
+    async def start(deployment: str, parameters: Mapping[str, Any], key: str) -> str:
+        return await dispatch.start(deployment, parameters, idempotency_key=key, tags=["tradewind", "reconciled"])
+
+    async def is_over(run_id: str) -> bool:
+        try:
+            return (await dispatch.state(run_id)).final
+        except UserError:
+            return True
+
+    return asdict(await reconciling.reconcile(Settings(), start=start, is_over=is_over))

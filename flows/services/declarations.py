@@ -1,0 +1,118 @@
+"""What is declared, as one step sees it: estate, policy, catalog and workloads, read once until a file changes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from flows.adapters.catalog import load_catalog
+from flows.adapters.estate import load_estate
+from flows.adapters.policy import CedarPolicy
+from flows.adapters.workload_declarations import WorkloadDeclaration, load_declarations
+from flows.core.errors import PolicyDenied, Problem, UserError
+from flows.core.governance.labels import Catalog, Label, join
+from flows.core.placement.asking import verdicts
+from flows.core.placement.model import Conditions, Estate, Request
+from flows.core.placement.scene import UNKNOWN, resolve
+
+if TYPE_CHECKING:
+    from flows.adapters.settings import Settings
+
+
+@dataclass(frozen=True)
+class Declarations:
+    """The declared world. The catalog's facts are current: compliance keeps them in the files just read."""
+
+    folder: Path
+    estate: Estate
+    policy: CedarPolicy
+    catalog: Catalog
+    workloads: dict[str, WorkloadDeclaration]
+
+    @classmethod
+    def load(cls, settings: Settings) -> Declarations:
+        """The declarations of these settings.
+
+        Raises:
+            UserError: a file is missing or wrong; carries every problem found.
+        """
+        folder = settings.deployments
+        stamp = tuple(sorted((str(path), path.stat().st_mtime_ns) for path in folder.rglob("*") if path.suffix in _READ))
+        return _load(folder, stamp)
+
+    def workload(self, name: str) -> WorkloadDeclaration:
+        """The declaration of one workload.
+
+        Raises:
+            UserError: there is no such workload.
+        """
+        if name not in self.workloads:
+            known = ", ".join(f"`{one}`" for one in sorted(self.workloads))
+            raise UserError(f"no workload `{name}`", file=str(self.folder / "workloads"), expected=f"one of {known}", fix=f"`tradewind new {name}` writes one")
+        return self.workloads[name]
+
+    def default_as_of(self, workload: str) -> datetime:
+        """Now, or the end of the workload's data if that came first."""
+        end = self.workload(workload).data_until
+        now = datetime.now(UTC)
+        return now if end is None else min(now, end)
+
+    def home_of(self, dataset: str) -> str:
+        """The site where a dataset rests.
+
+        Raises:
+            UserError: the catalog has no such dataset.
+        """
+        entry = self.catalog.entry(dataset)
+        if entry is None:
+            raise UserError(f"the catalog has no `{dataset}`", file=str(self.folder / "catalog"), fix="add an entry with its home and label")
+        return entry.home
+
+    def label(self, datasets: Iterable[str], *, at: datetime) -> Label:
+        """The join of the datasets' labels; one that is not known counts as restricted.
+
+        Raises:
+            ResidencyClash: no country is left where all of them may be.
+        """
+        blocs = self.estate.blocs
+        return join({name: self.catalog.label_of(name, at, blocs) or UNKNOWN for name in datasets}, blocs)
+
+    def require(self, request: Request, pool: str, *, at: datetime) -> None:
+        """Ask policy again, now, for the request on this very pool: what a worker does before it opens any data.
+
+        Raises:
+            PolicyDenied: with every rule that forbids it.
+        """
+        scene = resolve(request, self.estate, self.catalog, Conditions(), at)
+        era = scene.era(at)
+        reasons = verdicts(scene, self.policy, [(self.estate.pool_by_name[pool], era)])[pool, era]
+        if reasons:
+            raise PolicyDenied(
+                problems=[
+                    Problem(
+                        f"`{request.step}` of `{request.workload}` may not run on `{pool}`: {reason.rule}, {reason.observed}",
+                        file=reason.source,
+                        expected=reason.required,
+                    )
+                    for reason in reasons
+                ]
+            )
+
+
+_READ = (".yaml", ".csv", ".cedar", ".cedarschema")
+
+
+@lru_cache(maxsize=4)
+def _load(folder: Path, stamp: tuple[tuple[str, int], ...]) -> Declarations:
+    estate = load_estate(folder / "estate")
+    return Declarations(
+        folder=folder,
+        estate=estate,
+        policy=CedarPolicy.load(folder / "policies", estate.blocs),
+        catalog=load_catalog(folder / "catalog"),
+        workloads=load_declarations(folder / "workloads"),
+    )

@@ -1,0 +1,276 @@
+"""One lifecycle of a workload: plan its steps, place each, move its data there, dispatch it, and pick up where an earlier run stopped.
+
+Every step is an intent in the state database. Whatever was done stays done: a lifecycle that is started again, by a person, the
+reconciler or the next day's schedule, finds the finished intents and goes on behind them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from flows.adapters.settings import CONTROL, Settings
+from flows.core.canonical import instant
+from flows.core.errors import Infeasible, TradewindError, Unavailable
+from flows.core.planning import DATASET_OF_ROLE, INPUTS, Cause, intent_id, steps_of, window_of
+from flows.services import placing, promoting
+from flows.services.context import DatasetRef
+from flows.services.declarations import Declarations
+from flows.services.dispatching import Dispatcher
+from flows.services.promotion_runs import newest_done
+from flows.store import outbox, replicas
+from flows.store.database import State
+
+log = logging.getLogger("flows.lifecycle")
+
+NEEDS_CHAMPION = ("score", "watch")
+SOON = timedelta(minutes=2)
+"""A slot that begins within this time is waited for; a later one is left to the reconciler."""
+STALE_AFTER = timedelta(hours=12)
+"""A run that holds an intent this long has lost it; the reconciler sees much sooner that a run is dead."""
+
+OnDecision = Callable[[str, Mapping[str, Any]], Awaitable[None]]
+
+
+@dataclass(frozen=True)
+class LifecycleOrder:
+    """What one lifecycle is asked for.
+
+    `intent` is given by whoever opened it (a drift verdict, the reconciler); else it is derived. `steps` runs only these. `tag` sets
+    its intents apart from those of an earlier run of the same window and cause: to do again, on purpose, what is done.
+    """
+
+    workload: str
+    as_of: datetime
+    cause: Cause
+    owner: str
+    principal: str
+    intent: str | None = None
+    retrain: bool = False
+    urgent: bool = False
+    steps: tuple[str, ...] = ()
+    tag: str = ""
+
+    @property
+    def window(self) -> str:
+        """The window of its intents."""
+        return window_of(self.as_of)
+
+    @property
+    def tagged_cause(self) -> str:
+        """The cause as its intents carry it."""
+        return f"{self.cause}-{self.tag}" if self.tag else self.cause
+
+    def intent_of(self, step: str, cause: str | None = None) -> str:
+        """The id of one of its steps' intents."""
+        return intent_id(self.workload, step, self.window, cause or self.tagged_cause)
+
+
+@dataclass
+class Report:
+    """What a lifecycle did: `state` is done, scheduled (a later slot; the reconciler goes on), refused, or taken (another run has it)."""
+
+    state: str = "done"
+    steps: dict[str, Any] = field(default_factory=dict)
+    message: str = ""
+
+
+async def run(order: LifecycleOrder, *, settings: Settings, dispatcher: Dispatcher, on_decision: OnDecision | None = None) -> Report:
+    """Run or resume the lifecycle.
+
+    Raises:
+        Infeasible: no place may run a step; the decision on record says why.
+        Unavailable: a step's run failed; starting the lifecycle again goes on from there.
+    """
+    state = State(settings.state_url)
+    own = order.intent or order.intent_of("lifecycle")
+    report = Report()
+    if not _take(state, own, order):
+        with state.reading() as tx:
+            row = outbox.get(tx, own)
+        log.info("intent `%s` is %s: nothing to do here", own, row.state if row else "gone")
+        return Report(state="taken", message=f"`{own}` is {row.state if row else 'gone'}")
+    driver = _Driver(order, settings, state, dispatcher, on_decision)
+    try:
+        for step in driver.plan():
+            if step in NEEDS_CHAMPION and not driver.has_champion():
+                log.info("no champion yet: `%s` has nothing to do", step)
+                continue
+            result = await driver.step(step)
+            if result is None:
+                report.state, report.message = "scheduled", f"`{step}` starts at its slot"
+                break
+            report.steps[step] = result
+            if step == "promote":
+                report.message = result["summary"]
+    except BaseException as error:
+        with state.transaction() as tx:
+            if isinstance(error, Infeasible):
+                outbox.refuse(tx, own, str(error), _now())
+            else:
+                outbox.fail(tx, own, str(error) or type(error).__name__, _now())
+        raise
+    with state.transaction() as tx:
+        if report.state == "scheduled":
+            outbox.postpone(tx, own, driver.resume_at, _now())
+        else:
+            outbox.finish(tx, own, {"steps": sorted(report.steps), "message": report.message}, _now())
+    return report
+
+
+def _take(state: State, own: str, order: LifecycleOrder) -> bool:
+    now = _now()
+    payload = {"as_of": instant(order.as_of), "retrain": order.retrain}
+    with state.transaction() as tx:
+        row = outbox.ensure(tx, outbox.Intent(own, order.workload, "lifecycle", order.window, own.rsplit("/", 1)[-1], now, payload))
+        if row.state == outbox.FAILED:
+            outbox.reopen(tx, own)
+        return outbox.claim(tx, own, owner=order.owner, at=now, stale_after=STALE_AFTER)
+
+
+@dataclass
+class _Driver:
+    order: LifecycleOrder
+    settings: Settings
+    state: State
+    dispatcher: Dispatcher
+    on_decision: OnDecision | None
+    resume_at: datetime | None = None
+
+    def plan(self) -> tuple[str, ...]:
+        """The steps of this lifecycle, as things stand."""
+        if self.order.steps:
+            return self.order.steps
+        with self.state.reading() as tx:
+            features = replicas.latest(tx, f"{self.order.workload}-features", as_of=self.order.as_of)
+        fresh = features is not None and features.facts.get("as_of") == instant(self.order.as_of)
+        return steps_of(self.order.cause, has_champion=self.has_champion(), has_features=fresh, retrain=self.order.retrain)
+
+    def has_champion(self) -> bool:
+        """Whether a model serves."""
+        with self.state.reading() as tx:
+            return promoting.champion_dataset(tx, self.order.workload) is not None
+
+    async def step(self, step: str) -> dict[str, Any] | None:
+        """Run one step, or find it done; None if its slot is too far away to wait for."""
+        own = self.order.intent_of(step)
+        if (done := self._done(own)) is not None:
+            log.info("`%s` is done already", own)
+            return done
+        if step == "promote":
+            parameters = {"workload": self.order.workload, "as_of": instant(self.order.as_of), "intent_id": own, "cause": self.order.tagged_cause}
+            return await self._dispatch(own, "promote", f"promote/{CONTROL}", parameters)
+        inputs = self._inputs(step)
+        decision = await self._place(step, own, inputs)
+        chosen = decision["chosen"]
+        start = datetime.fromisoformat(chosen["start"])
+        if start - _now() > SOON:
+            log.info("`%s` waits for its slot at %s on %s", own, chosen["start"], chosen["pool"])
+            self.resume_at = start
+            return None
+        for ref in inputs.values():
+            await self._bring(ref, chosen["site"])
+        result = await self._dispatch(own, step, f"{step}/{chosen['pool']}", self._parameters(own, decision, inputs))
+        if step == "train":
+            await self._bring_home(result)
+        return result
+
+    def _parameters(self, own: str, decision: Mapping[str, Any], inputs: Mapping[str, DatasetRef]) -> dict[str, Any]:
+        return {
+            "workload": self.order.workload,
+            "as_of": instant(self.order.as_of),
+            "intent_id": own,
+            "decision_id": decision["decision_id"],
+            "inputs": {role: str(ref) for role, ref in inputs.items()},
+        }
+
+    def _done(self, own: str) -> dict[str, Any] | None:
+        with self.state.reading() as tx:
+            row = outbox.get(tx, own)
+            return dict(row.result or {}) if row is not None and row.state == "done" else None
+
+    def _inputs(self, step: str) -> dict[str, DatasetRef]:
+        """The newest version of each input that exists by `as_of`; models by their alias or their training, not by their age."""
+        workload, found = self.order.workload, dict[str, DatasetRef]()
+        with self.state.reading() as tx:
+            for role in INPUTS[step]:
+                dataset = f"{workload}-{DATASET_OF_ROLE.get(role, role)}"
+                if role == "champion":
+                    text = promoting.champion_dataset(tx, workload)
+                elif role == "challenger":
+                    trained = newest_done(tx, workload, "train", self.order.window)
+                    text = trained.result["outputs"][dataset] if trained and trained.result else None
+                else:
+                    row = replicas.latest(tx, dataset, as_of=self.order.as_of)
+                    text = f"{dataset}@{row.version}" if row else None
+                if text is not None:
+                    found[role] = DatasetRef.parse(text)
+        return found
+
+    async def _place(self, step: str, own: str, inputs: Mapping[str, DatasetRef], destination: str | None = None) -> dict[str, Any]:
+        decision = await asyncio.to_thread(
+            placing.place_step,
+            self.state,
+            self.settings,
+            placing.PlaceOrder(self.order.workload, step, own, inputs, self.order.principal, destination, self.order.urgent),
+            at=_now(),
+        )
+        if self.on_decision is not None:
+            await self.on_decision(step, decision)
+        if decision["chosen"] is None:
+            raise Infeasible(f"no place may run `{step}` of `{self.order.workload}`: {decision['summary']}")
+        chosen = decision["chosen"]
+        log.info("`%s` -> %s (%s, %s) at USD %s; %s", own, chosen["pool"], chosen["site"], chosen["offer"], chosen["usd"]["total"], decision["summary"])
+        return decision
+
+    async def _bring(self, ref: DatasetRef, site: str) -> None:
+        """Make the version rest at the site: a transfer of its own, placed and recorded like any step, unless it is there."""
+        with self.state.reading() as tx:
+            at = replicas.sites(tx, ref.dataset, ref.version)
+        if site in at:
+            return
+        own = self.order.intent_of("transfer", f"{ref}>{site}")
+        if self._done(own) is not None:
+            return
+        decision = await self._place("transfer", own, {"data": ref}, destination=site)
+        pool = decision["chosen"]["pool"]
+        await self._dispatch(own, "transfer", f"transfer/{pool}", self._parameters(own, decision, {"data": ref}))
+
+    async def _bring_home(self, trained: Mapping[str, Any]) -> None:
+        """Models rest at the workload's home, where they are judged, whichever place trained them."""
+        ref = DatasetRef.parse(trained["outputs"][f"{self.order.workload}-model"])
+        await self._bring(ref, Declarations.load(self.settings).home_of(ref.dataset))
+
+    async def _dispatch(self, own: str, step: str, deployment: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
+        while True:
+            with self.state.transaction() as tx:
+                row = outbox.ensure(tx, outbox.Intent.of(self.order.workload, step, self.order.window, own.rsplit("/", 1)[-1], due_at=_now()))
+                if row.state == outbox.FAILED:
+                    # an earlier lifecycle gave up on it; this one was started all the same
+                    outbox.reopen(tx, own)
+                attempt = row.attempt
+                outbox.claim(tx, own, owner=self.order.owner, at=_now(), stale_after=STALE_AFTER)
+            outcome = await self.dispatcher.run(deployment, parameters, key=f"{own}#{attempt}")
+            with self.state.transaction() as tx:
+                row = outbox.get(tx, own)
+                if row is not None and row.state == "done":
+                    return dict(row.result or {})
+                if row is not None and row.state == "running":
+                    outbox.fail(tx, own, f"{outcome.state}: {outcome.message}", _now())
+                    row = outbox.get(tx, own)
+                state = row.state if row else "gone"
+                error = (row.error if row else None) or outcome.message
+            if state != "open":
+                raise TradewindError(f"`{step}` on `{deployment}` ended {outcome.state} ({state}): {error}", fix=f"see {outcome.url or outcome.run_id}")
+            log.warning("`%s` failed (%s); trying again, attempt %d of %d", own, error, attempt + 2, outbox.TRIES)
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
+
+
+__all__ = ["LifecycleOrder", "Report", "Unavailable", "run"]

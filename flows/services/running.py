@@ -1,0 +1,162 @@
+"""Run one step where it was placed: who am I, was I sent, may the data be here; then the work; then its record, in one transaction."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from flows.adapters.settings import Settings, identity
+from flows.adapters.storage import SiteStorage
+from flows.core.errors import GuardRefused, TradewindError
+from flows.core.placement.model import Request
+from flows.core.planning import OUTPUTS
+from flows.services import recording
+from flows.services.context import DatasetRef, StepContext, StepResult
+from flows.services.declarations import Declarations
+from flows.store import decisions, ledger, outbox, runs
+from flows.store.database import State
+
+if TYPE_CHECKING:
+    from flows.core.governance.labels import Label
+    from flows.core.workload import Workload
+
+log = logging.getLogger("flows.running")
+
+SERVICES: dict[str, str] = {
+    "ingest": "flows.services.ingesting:ingest",
+    "materialize": "flows.services.materializing:materialize",
+    "transfer": "flows.services.transferring:transfer",
+    "train": "flows.services.training:train",
+    "evaluate": "flows.services.evaluating:evaluate",
+    "score": "flows.services.scoring:score",
+    "watch": "flows.services.watching:watch",
+}
+"""The use case behind each placed step, imported when it runs: each brings its own heavy library."""
+
+
+@dataclass(frozen=True)
+class StepOrder:
+    """What a dispatch asks of a worker: one step, its data clock, its intent, the decision that sent it, its inputs by role."""
+
+    step: str
+    workload: str
+    as_of: datetime
+    intent_id: str
+    decision_id: str
+    inputs: Mapping[str, DatasetRef]
+    run_id: str
+
+
+def run_step(order: StepOrder, *, settings: Settings | None = None, workload: Workload | None = None) -> dict[str, Any]:
+    """Run the step at this process's own site and return what the intent records of it.
+
+    Raises:
+        GuardRefused: this is not the pool, step or data that the decision chose.
+        PolicyDenied: policy no longer allows the data at this site.
+        TradewindError: what the step itself found wrong.
+    """
+    settings = settings or Settings()
+    site, pool = identity()
+    state = State(settings.state_url)
+    started = now()
+    with state.transaction() as tx:
+        runs.start(
+            tx,
+            id=order.run_id,
+            workload=order.workload,
+            step=order.step,
+            pool=pool,
+            site=site,
+            pid=os.getpid(),
+            at=started,
+            intent_id=order.intent_id,
+            decision_id=order.decision_id,
+        )
+    with _recorded(state, order, pool):
+        declarations = Declarations.load(settings)
+        decision, label = _admit(state, declarations, order, site, pool)
+        context = StepContext(
+            settings=settings,
+            workload=workload or _workload(order.workload),
+            step=order.step,
+            site=site,
+            pool=pool,
+            storage=SiteStorage(site, settings.site_folder(site)),
+            state=state,
+            as_of=order.as_of,
+            intent_id=order.intent_id,
+            decision_id=order.decision_id,
+            inputs=order.inputs,
+            label=label,
+        )
+        result = _service(order.step)(context)
+        return recording.record(context, decision, result, run_id=order.run_id, started=started, finished=now())
+
+
+def _admit(state: State, declarations: Declarations, order: StepOrder, site: str, pool: str) -> tuple[Mapping[str, Any], Label]:
+    """The decision that sent this run and the label of all it touches, after every wall was asked."""
+    with state.reading() as tx:
+        decision = decisions.get(tx, order.decision_id)
+        request = decisions.document(tx, decision["inputs"]["request"]) if decision else None
+    if decision is None or request is None:
+        raise GuardRefused(f"no decision `{order.decision_id}` is on record", fix="start the workload's `lifecycle`; it decides, then dispatches")
+    chosen = decision["chosen"] or {}
+    expected = {"pool": chosen.get("pool"), "site": chosen.get("site"), "step": request["step"], "workload": request["workload"]}
+    found = {"pool": pool, "site": site, "step": order.step, "workload": order.workload}
+    if expected != found or request.get("intent_id") != order.intent_id:
+        raise GuardRefused(
+            f"decision `{order.decision_id[:12]}` sent another run: {_difference(expected, found) or 'its intent is another'}",
+            fix="start the workload's `lifecycle`; a dispatch cannot be edited or replayed elsewhere",
+        )
+    undecided = sorted({ref.dataset for ref in order.inputs.values()} - set(decision["datasets"]))
+    if undecided:
+        raise GuardRefused(f"the decision does not cover `{'`, `'.join(undecided)}`", expected=f"only `{'`, `'.join(decision['datasets'])}`")
+    declarations.require(Request.model_validate(request), pool, at=now())
+    made = [f"{order.workload}-{kind}" for kind in OUTPUTS.get(order.step, ())]
+    return decision, declarations.label([*decision["datasets"], *made], at=now())
+
+
+def _difference(expected: Mapping[str, Any], found: Mapping[str, Any]) -> str:
+    return ", ".join(f"{key} `{expected[key]}`, here `{found[key]}`" for key in expected if expected[key] != found[key])
+
+
+@contextmanager
+def _recorded(state: State, order: StepOrder, pool: str) -> Iterator[None]:
+    """Write down how a run failed before the error goes on its way; a wall that held goes into the ledger too."""
+    try:
+        yield
+    except BaseException as error:
+        message = str(error) or type(error).__name__
+        at = now()
+        with state.transaction() as tx:
+            runs.finish(tx, order.run_id, "failed", at, error=message)
+            if isinstance(error, TradewindError) and error.exit_code == GuardRefused.exit_code:
+                body = {"step": order.step, "workload": order.workload, "pool": pool, "intent": order.intent_id, "why": message}
+                ledger.append(tx, "guard-refusal", body, principal="worker", at=at)
+                outbox.refuse(tx, order.intent_id, message, at)
+            else:
+                outbox.fail(tx, order.intent_id, message, at)
+        raise
+
+
+def _service(step: str) -> Callable[[StepContext], StepResult]:
+    module, _, name = SERVICES[step].partition(":")
+    service: Callable[[StepContext], StepResult] = getattr(importlib.import_module(module), name)
+    return service
+
+
+def _workload(name: str) -> Workload:
+    from flows.workloads import registry
+
+    return registry.load(name)
+
+
+def now() -> datetime:
+    """The wall clock of a worker, UTC."""
+    return datetime.now(UTC)

@@ -1,0 +1,89 @@
+"""The catalog's files: one or many, the strictest date, and lines that survive the merge."""
+
+from datetime import UTC, datetime
+from decimal import Decimal
+from pathlib import Path
+
+import pytest
+
+from flows.adapters.catalog import load_catalog
+from flows.core.errors import UserError
+
+A = """
+as_of: 2026-01-05T06:00:00Z
+max_age_hours: 48
+workloads: {one: {train: [raw]}}
+entries:
+  - {name: raw, home: x, size_gb: 40, label: {classification: restricted, regimes: [gdpr], residency: [EU]}}
+"""
+B = """
+as_of: 2026-01-04T06:00:00+02:00
+max_age_hours: 100
+workloads: {two: {train: [model]}}
+entries:
+  - {name: model, kind: model, home: x, size_gb: 0.5, derived_from: [raw],
+     declassified: {to: {classification: internal, residency: [EEA]}, reason: sums only, approver: dpo, until: 2026-12-31}}
+"""
+
+
+def test_one_file_is_a_catalog(tmp_path: Path) -> None:
+    """Sizes are exact, steps know their datasets."""
+    path = tmp_path / "catalog.yaml"
+    path.write_text(A)
+    catalog = load_catalog(path)
+    assert catalog.datasets_of("one", "train") == {"raw"}
+    assert catalog.datasets_of("one", "score") == frozenset()
+    assert catalog.entries[0].size_gb == Decimal(40)
+
+
+def test_a_folder_is_one_catalog_of_the_strictest_date(tmp_path: Path) -> None:
+    """An entry may derive from one of another file; the oldest facts and the shortest age hold."""
+    (tmp_path / "b.yaml").write_text(B)
+    (tmp_path / "a.yaml").write_text(A)
+    catalog = load_catalog(tmp_path)
+    assert [entry.name for entry in catalog.entries] == ["raw", "model"]
+    assert set(catalog.workloads) == {"one", "two"}
+    assert catalog.as_of == datetime(2026, 1, 4, 4, tzinfo=UTC)
+    assert catalog.max_age_hours == 48
+
+
+def test_a_caller_may_say_how_current_the_files_are(tmp_path: Path) -> None:
+    """Whoever has just fetched them knows better than the files."""
+    path = tmp_path / "catalog.yaml"
+    path.write_text(A)
+    now = datetime(2026, 11, 1, tzinfo=UTC)
+    assert not load_catalog(path, as_of=now).stale_at(now)
+
+
+def test_mistakes_of_all_files_come_at_once(tmp_path: Path) -> None:
+    """A bad label in each of two files gives two problems, each with its file."""
+    (tmp_path / "a.yaml").write_text(A.replace("residency: [EU]", "residency: []"))
+    (tmp_path / "b.yaml").write_text(B.replace("residency: [EEA]", "residncy: [EEA]"))
+    with pytest.raises(UserError) as caught:
+        load_catalog(tmp_path)
+    assert {Path(problem.file or "").name for problem in caught.value.problems} == {"a.yaml", "b.yaml"}
+    assert any("residency is empty" in problem.what for problem in caught.value.problems)
+
+
+@pytest.mark.parametrize(
+    ("text", "told", "line"),
+    [
+        (B.replace("[raw]", "[ghost]", 2), "`ghost`", 6),
+        (B.replace("name: model", "name: raw"), "`raw` twice, first at .*a.yaml:6", 6),
+        (B.replace("{two:", "{one:"), "workload `one` twice", 4),
+    ],
+)
+def test_a_mistake_between_files_names_the_file_and_the_line(tmp_path: Path, text: str, told: str, line: int) -> None:
+    """Lines are those of the file where it is written, not of the merged whole."""
+    (tmp_path / "a.yaml").write_text(A)
+    (tmp_path / "b.yaml").write_text(text)
+    with pytest.raises(UserError, match=told) as caught:
+        load_catalog(tmp_path)
+    problem = caught.value.problems[0]
+    assert (Path(problem.file or "").name, problem.line) == ("b.yaml", line)
+
+
+def test_an_empty_folder_is_no_catalog(tmp_path: Path) -> None:
+    """Without a catalog every dataset would be unknown: said at once."""
+    with pytest.raises(UserError, match="no catalog here"):
+        load_catalog(tmp_path)

@@ -1,0 +1,113 @@
+"""The estate's files: what is left out, what is refused, and that all mistakes of all files come at once."""
+
+from decimal import Decimal
+from pathlib import Path
+
+import pytest
+
+from flows.adapters.estate import load_estate
+from flows.core.errors import UserError
+
+SITES = """
+- {id: a, cloud: aws, country: DE, operator_country: US, max_classification: restricted, certifications: {hipaa: 2028-12-31, dpf: null},
+   timezone: Europe/Berlin, off_peak: [{from: "22:00", to: "06:00", multiplier: 0.6}]}
+- {id: b, cloud: gcp, country: NO, operator_country: US, max_classification: internal}
+"""
+POOLS = "- {name: a-k8s, site: a, type: kubernetes, offers: ['m*'], capacity: {nodes: 2}}\n"
+OFFERS = "site,InstanceType,vCPUs,MemoryGiB,Price,SpotPrice\na,m1,4,16,0.2,\na,c1,4,8,0.1,0.05\n"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for name, text in {"sites.yaml": SITES, "pools.yaml": POOLS, "offers.csv": OFFERS}.items():
+        (tmp_path / name).write_text(text)
+    return tmp_path
+
+
+def test_three_files_are_an_estate(folder: Path) -> None:
+    """Without blocs, egress, latency and carbon there are none, and nothing fails."""
+    estate = load_estate(folder)
+    assert [offer.name for offer in estate.offers_of(estate.pool_by_name["a-k8s"])] == ["m1"]
+    assert estate.egress_between("a", "b") is None
+    assert not estate.blocs.contains(["EU"], "DE")
+
+
+def test_norway_is_a_country_and_ten_at_night_a_time(folder: Path) -> None:
+    """The values that plain YAML readers turn into false and 1320."""
+    estate = load_estate(folder)
+    assert estate.site_by_id["b"].country == "NO"
+    assert estate.site_by_id["a"].off_peak[0].from_ == "22:00"
+
+
+def test_prices_are_exact(folder: Path) -> None:
+    """The decimal text of the file is the number that is reckoned with."""
+    assert {offer.usd_per_hour for offer in load_estate(folder).offers} == {Decimal("0.2"), Decimal("0.1")}
+
+
+def test_a_star_in_the_carbon_table_fills_what_no_row_names(folder: Path) -> None:
+    """A named cell beats a named month, which beats the star."""
+    rows = "grid_zone,month,hour_utc,g_per_kwh\nDE,*,*,300\nDE,7,12,100\nDE,7,*,200\n"
+    (folder / "carbon.csv").write_text(rows)
+    cells = load_estate(folder).carbon_by_cell
+    assert len(cells) == 12 * 24
+    assert (cells["DE", 1, 0], cells["DE", 7, 0], cells["DE", 7, 12]) == (Decimal(300), Decimal(200), Decimal(100))
+
+
+def test_all_mistakes_of_all_files_come_at_once(folder: Path) -> None:
+    """Each with its own file and line."""
+    (folder / "sites.yaml").write_text(SITES.replace("country: NO, operator", "contry: NO, operator"))
+    (folder / "pools.yaml").write_text(POOLS.replace("site: a", "site: nowhere").replace("kubernetes", "kubernets"))
+    (folder / "offers.csv").write_text(OFFERS + "a,m1,1,1,0.3,\nx,m2,1,1,cheap,\n")
+    (folder / "egress.csv").write_text("src,dst,usd_per_gb\na,c,0.1\n*,b,-1\n")
+    with pytest.raises(UserError) as caught:
+        load_estate(folder)
+    told = {(Path(problem.file or "").name, problem.line, problem.field) for problem in caught.value.problems}
+    assert told >= {
+        ("sites.yaml", 4, "[1].contry"),
+        ("sites.yaml", 4, "[1].country"),
+        ("pools.yaml", 1, "[0].type"),
+        ("pools.yaml", 1, "[0].site"),
+        ("offers.csv", 5, "[3].Price"),
+        ("offers.csv", 5, "[3].site"),
+        ("egress.csv", 2, "[0].dst"),
+        ("egress.csv", 3, "[1].usd_per_gb"),
+    }
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "line"),
+    [
+        ("offers.csv", OFFERS + "a,m1,1,1,0.3,\n", 4),
+        ("pools.yaml", POOLS + POOLS, 2),
+        ("carbon.csv", "grid_zone,month,hour_utc,g_per_kwh\nDE,1,1,1\nDE,1,1,2\n", 3),
+    ],
+)
+def test_two_rows_for_one_thing_are_refused(folder: Path, file: str, text: str, line: int) -> None:
+    """The message names the line of the second and of the first."""
+    (folder / file).write_text(text)
+    with pytest.raises(UserError, match="twice, first on line") as caught:
+        load_estate(folder)
+    assert caught.value.problems[0].line == line
+
+
+@pytest.mark.parametrize("file", ["sites.yaml", "pools.yaml", "offers.csv"])
+def test_a_missing_file_is_named(folder: Path, file: str) -> None:
+    """No estate without sites, pools and offers."""
+    (folder / file).unlink()
+    with pytest.raises(UserError, match="no such file") as caught:
+        load_estate(folder)
+    assert file in (caught.value.problems[0].file or "")
+
+
+def test_a_missing_folder_is_named(tmp_path: Path) -> None:
+    """The message says what should be in it."""
+    with pytest.raises(UserError, match=r"no such folder.*sites\.yaml"):
+        load_estate(tmp_path / "none")
+
+
+@pytest.mark.parametrize("text", ["{}", "a: 1", "text", "3"])
+def test_a_file_of_another_shape_is_refused(folder: Path, text: str) -> None:
+    """Sites are a list."""
+    (folder / "sites.yaml").write_text(text)
+    with pytest.raises(UserError, match=r"sites\.yaml"):
+        load_estate(folder)

@@ -1,0 +1,235 @@
+"""Cedar as the policy: everything doubtful refuses, every reason shows, and a broken rule never loads."""
+
+import copy
+import shutil
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import UTC, date, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flows.adapters.policy import CedarPolicy, pool_entity, request_of, user_entity
+from flows.core.errors import UserError
+from flows.core.governance.blocs import Adequacy, Blocs
+from flows.core.governance.labels import Classification, Label
+from flows.core.placement.policy import PoolFacts, Question
+from flows.core.placement.request import Principal
+
+SHIPPED = Path(__file__).parents[2] / "deployments" / "policies"
+BLOCS = Blocs(
+    blocs={"EEA": frozenset({"EU", "NO"}), "EU": frozenset({"DE", "FR"})},
+    adequacy={"CH": Adequacy(), "GB": Adequacy(until=date(2026, 12, 31)), "US": Adequacy(needs="dpf")},
+)
+GERMANY = PoolFacts("de-pool", "de", "aws", "DE", "US", 3, frozenset({"hipaa", "dpf"}), "eea", True)
+AMERICA = PoolFacts("us-pool", "us", "aws", "US", "US", 1, frozenset(), "none", False)
+HEALTH = Label(classification=Classification.RESTRICTED, regimes=frozenset({"gdpr", "hipaa"}), residency=frozenset({"EU"}))
+ADA = Principal(user="ada", roles=("data-scientist",))
+AT = datetime(2026, 6, 1, 8, tzinfo=UTC)
+ALLOWED = Question("process", ADA, GERMANY, HEALTH, "train", "nafld", "prod", "", AT, "DE")
+SERVING = replace(ALLOWED, action="serve", step="serve", environment="dev")
+
+
+@pytest.fixture(scope="module")
+def policy() -> CedarPolicy:
+    return CedarPolicy.load(SHIPPED, BLOCS)
+
+
+@pytest.fixture
+def rules(tmp_path: Path) -> Path:
+    """A copy of the shipped rules to break."""
+    folder = tmp_path / "policies"
+    shutil.copytree(SHIPPED, folder)
+    return folder
+
+
+def test_an_allowed_question_has_no_reasons(policy: CedarPolicy) -> None:
+    """Health data of the EU, in Germany, under an agreement and own keys."""
+    answer = policy.ask([ALLOWED])[0]
+    assert answer.allowed
+    assert answer.reasons == ()
+
+
+def test_a_refusal_shows_every_rule_that_forbids(policy: CedarPolicy) -> None:
+    """Not only the first: what was seen, what is required, and the file of the rule."""
+    answer = policy.ask([replace(ALLOWED, pool=AMERICA, to="US")])[0]
+    assert not answer.allowed
+    assert [reason.rule for reason in answer.reasons] == ["hipaa-baa", "classification", "customer-keys", "gdpr-destination", "residency"]
+    residency = answer.reasons[-1]
+    assert (residency.kind, residency.observed, residency.required, residency.source) == (
+        "policy",
+        "US",
+        "one of EU",
+        "policies/residency.cedar",
+    )
+
+
+def test_only_a_rule_that_says_so_may_be_excepted(policy: CedarPolicy) -> None:
+    """The owner of the rule on keys may grant one, nobody may for residency."""
+    reasons = {reason.rule: reason for reason in policy.ask([replace(ALLOWED, pool=AMERICA, to="US")])[0].reasons}
+    assert reasons["customer-keys"].exception_by == "security"
+    assert reasons["residency"].exception_by is None
+
+
+def test_without_a_permit_the_answer_is_no(policy: CedarPolicy) -> None:
+    """No role, no right."""
+    answer = policy.ask([replace(ALLOWED, principal=Principal(user="eve"))])[0]
+    assert [reason.rule for reason in answer.reasons] == ["default-deny"]
+    assert answer.reasons[0].observed == "no role"
+
+
+def test_questions_of_one_batch_do_not_leak_into_each_other(policy: CedarPolicy) -> None:
+    """The same pool with other facts and the same user with other roles are asked apart, in order."""
+    bare = replace(ALLOWED, pool=replace(GERMANY, certifications=frozenset()))
+    viewer = replace(ALLOWED, principal=Principal(user="ada", roles=("viewer",)))
+    later = replace(ALLOWED, at=datetime(2027, 1, 1, tzinfo=UTC))
+    answers = policy.ask([ALLOWED, bare, viewer, later, ALLOWED])
+    assert [answer.allowed for answer in answers] == [True, False, False, True, True]
+
+
+def test_answers_go_to_an_adequate_country_only_while_the_decision_holds(policy: CedarPolicy) -> None:
+    """Adequacy of Great Britain ends on a day; the day after, it no longer counts."""
+    personal = Label(classification=Classification.INTERNAL, regimes=frozenset({"gdpr"}), residency=frozenset({"anywhere"}))
+    to_gb = replace(SERVING, label=personal, to="GB")
+    last = datetime(2026, 12, 31, 23, 59, tzinfo=UTC)
+    after = datetime(2027, 1, 1, tzinfo=UTC)
+    assert [answer.allowed for answer in policy.ask([replace(to_gb, at=last), replace(to_gb, at=after)])] == [True, False]
+
+
+def test_an_offset_changes_nothing(policy: CedarPolicy) -> None:
+    """Instants are compared, not their texts."""
+    assert policy.ask([replace(ALLOWED, at=datetime.fromisoformat("2026-06-01T10:00:00.123456+02:00"))])[0].allowed
+
+
+def paths(value: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    """Every attribute of a Cedar record, nested ones too; entity references and extension values are whole."""
+    if isinstance(value, dict) and not any(key.startswith("__") for key in value):
+        for key, inner in value.items():
+            yield (*path, key)
+            yield from paths(inner, (*path, key))
+
+
+def without(value: dict[str, Any], path: tuple[str, ...]) -> dict[str, Any]:
+    found = copy.deepcopy(value)
+    inner = found
+    for key in path[:-1]:
+        inner = inner[key]
+    del inner[path[-1]]
+    return found
+
+
+@pytest.mark.parametrize("path", list(paths(request_of(ALLOWED)["context"])), ids=".".join)
+@pytest.mark.parametrize("question", [ALLOWED, SERVING], ids=["process", "serve"])
+def test_a_question_without_any_one_attribute_is_refused(policy: CedarPolicy, question: Question, path: tuple[str, ...]) -> None:
+    """Cedar would skip a forbid that reads it, and so permit."""
+    whole = request_of(question)
+    entities = [user_entity(question.principal), pool_entity(question.pool)]
+    assert policy.evaluate([whole], entities, AT.date())[0].allowed
+    ruling = policy.evaluate([{**whole, "context": without(whole["context"], path)}], entities, AT.date())[0]
+    assert not ruling.allowed
+    assert ruling.errors
+
+
+@pytest.mark.parametrize("path", list(paths(pool_entity(GERMANY)["attrs"])), ids=".".join)
+@pytest.mark.parametrize("question", [ALLOWED, SERVING], ids=["process", "serve"])
+def test_a_pool_without_any_one_attribute_is_refused(policy: CedarPolicy, question: Question, path: tuple[str, ...]) -> None:
+    """Whichever fact is missing, nothing may run there."""
+    pool = pool_entity(question.pool)
+    entities = [user_entity(question.principal), {**pool, "attrs": without(pool["attrs"], path)}]
+    ruling = policy.evaluate([request_of(question)], entities, AT.date())[0]
+    assert not ruling.allowed
+    assert ruling.errors
+
+
+def test_a_pool_or_a_user_that_is_not_there_is_refused(policy: CedarPolicy) -> None:
+    """Entities left out altogether permit nothing."""
+    request, user, pool = request_of(ALLOWED), user_entity(ADA), pool_entity(GERMANY)
+    assert not policy.evaluate([request], [user], AT.date())[0].allowed
+    assert not policy.evaluate([request], [pool], AT.date())[0].allowed
+
+
+@pytest.mark.parametrize("field", ["principal", "action", "resource"])
+def test_a_question_of_an_unknown_kind_is_an_error(policy: CedarPolicy, field: str) -> None:
+    """Actions and entities that the schema does not have."""
+    request = {**request_of(ALLOWED), field: {"type": "Ghost", "id": "x"}}
+    ruling = policy.evaluate([request], [user_entity(ADA), pool_entity(GERMANY)], AT.date())[0]
+    assert not ruling.allowed
+    assert ruling.errors
+
+
+def test_an_evaluation_error_refuses_though_a_permit_matched(rules: Path) -> None:
+    """A rule that overflows on the way is skipped by Cedar; the answer is still no."""
+    (rules / "overflow.cedar").write_text(
+        '@id("overflow")\nforbid (principal, action, resource) when { context.label.level + 9223372036854775807 < 0 };\n'
+    )
+    answer = CedarPolicy.load(rules, BLOCS).ask([ALLOWED])[0]
+    assert not answer.allowed
+    assert [reason.rule for reason in answer.reasons] == ["policy-error"]
+
+
+def test_the_hash_names_the_text_and_nothing_else(rules: Path) -> None:
+    """Line ends, the folder's place and the table of cases do not matter; a single letter does."""
+    first = CedarPolicy.load(rules, BLOCS).hash
+    file = rules / "residency.cedar"
+    file.write_bytes(file.read_bytes().replace(b"\n", b"\r\n"))
+    (rules / "cases.yaml").write_text("changed")
+    assert CedarPolicy.load(rules, BLOCS).hash == first == CedarPolicy.load(SHIPPED, BLOCS).hash
+    file.write_text(file.read_text().replace("compliance", "complianse", 1))
+    assert CedarPolicy.load(rules, BLOCS).hash != first
+
+
+def test_a_reason_does_not_tell_where_the_folder_lies(rules: Path) -> None:
+    """Equal rules give equal bytes, whatever their folder is called."""
+    elsewhere = rules.rename(rules.parent / "other")
+    reason = CedarPolicy.load(elsewhere, BLOCS).ask([replace(ALLOWED, pool=AMERICA, to="US")])[0].reasons[-1]
+    assert reason.source == "policies/residency.cedar"
+
+
+def test_a_renamed_file_is_another_policy(rules: Path) -> None:
+    """A reason names its file, so the file's name is part of the rules."""
+    first = CedarPolicy.load(rules, BLOCS).hash
+    (rules / "residency.cedar").rename(rules / "places.cedar")
+    assert CedarPolicy.load(rules, BLOCS).hash != first
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "told"),
+    [
+        ("resource.country in", "resource.contry in", "does not fit the schema"),
+        ("context.label.residency\n", "context.label.residence\n", "does not fit the schema"),
+        ("unless {", "unles {", "not Cedar"),
+        ('@id("residency-serve")', '@id("residency")', "twice"),
+        ("{resource.country}", "{resource.contry}", "names `{resource.contry}`"),
+    ],
+)
+def test_a_broken_rule_never_loads(rules: Path, old: str, new: str, told: str) -> None:
+    """Misspelt attributes, broken text, doubled ids, reasons that name nothing: told with the file."""
+    file = rules / "residency.cedar"
+    file.write_text(file.read_text().replace(old, new, 1))
+    with pytest.raises(UserError, match=told) as caught:
+        CedarPolicy.load(rules, BLOCS)
+    assert "residency.cedar" in (caught.value.problems[0].file or "")
+
+
+def test_an_attribute_removed_from_the_schema_is_noticed(rules: Path) -> None:
+    """Rules that ask for it no longer load."""
+    schema = rules / "schema.cedarschema"
+    schema.write_text(schema.read_text().replace("  customer_managed_keys: Bool,\n", ""))
+    with pytest.raises(UserError, match="customer-keys"):
+        CedarPolicy.load(rules, BLOCS)
+
+
+@pytest.mark.parametrize(("remove", "told"), [("*.cedar", "no rules here"), ("schema.cedarschema", "no such file")])
+def test_a_folder_without_rules_or_schema_is_refused(rules: Path, remove: str, told: str) -> None:
+    """Nothing is read as everything allowed."""
+    for path in rules.glob(remove):
+        path.unlink()
+    with pytest.raises(UserError, match=told):
+        CedarPolicy.load(rules, BLOCS)
+
+
+def test_a_missing_folder_is_named(tmp_path: Path) -> None:
+    """The message says what should be in it."""
+    with pytest.raises(UserError, match="no such folder"):
+        CedarPolicy.load(tmp_path / "none", BLOCS)

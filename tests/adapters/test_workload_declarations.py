@@ -1,0 +1,73 @@
+"""How workloads are declared: a step's own words over the defaults, and names that must exist."""
+
+from datetime import timedelta
+from decimal import Decimal
+from pathlib import Path
+
+import pytest
+
+from flows.adapters.workload_declarations import load_declaration, load_declarations
+from flows.core.errors import UserError
+
+TEXT = """
+name: demo
+title: A demo
+owner: team
+home: a
+timezone: Europe/Berlin
+schedules:
+  - {name: nightly, cron: "0 5 * * *"}
+  - {name: often, interval_hours: 0.5, timezone: UTC, active: true}
+defaults: {resources: {cpus: 4, memory_gib: 8}, budget_usd: 5}
+steps:
+  train: {budget_usd: 20, interruptible: true}
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "demo.yaml").write_text(TEXT)
+    return tmp_path
+
+
+def test_a_step_says_what_differs(folder: Path) -> None:
+    """What it leaves out comes from the defaults."""
+    declaration = load_declaration(folder, "demo")
+    assert declaration.step("train").budget_usd == 20
+    assert declaration.step("train").resources.cpus == 4
+    assert declaration.step("score").budget_usd == Decimal(5)
+    assert declaration.step("train").interruptible and not declaration.step("score").interruptible
+
+
+def test_a_schedule_counts_in_its_zone(folder: Path) -> None:
+    """Its own zone, else the workload's; an interval is a span."""
+    declaration = load_declaration(folder, "demo")
+    nightly, often = declaration.schedules
+    assert (declaration.schedule_zone(nightly), nightly.interval) == ("Europe/Berlin", None)
+    assert (declaration.schedule_zone(often), often.interval) == ("UTC", timedelta(minutes=30))
+
+
+def test_an_unknown_workload_is_told_with_the_known_ones(folder: Path) -> None:
+    """The message lists what there is."""
+    with pytest.raises(UserError, match=r"no workload `dmeo`.*`demo`"):
+        load_declaration(folder, "dmeo")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "told"),
+    [
+        ("  train:", "  trian:", "trian"),
+        ('"0 5 * * *"', '"0 5 * *"', "five fields"),
+        ("interval_hours: 0.5, ", "", "either `cron` or `interval_hours`"),
+        ("Europe/Berlin", "Europe/Berlim", "IANA"),
+        ("name: demo", "name: demmo", "in the file of `demo`"),
+        ("name: often", "name: nightly", "declared twice"),
+        ("budget_usd: 20", "budgt_usd: 20", "did you mean `budget_usd`"),
+        ("owner: team\n", "", "`owner` is missing"),
+    ],
+)
+def test_a_mistake_is_told(folder: Path, old: str, new: str, told: str) -> None:
+    """Each with the words of the file."""
+    (folder / "demo.yaml").write_text(TEXT.replace(old, new, 1))
+    with pytest.raises(UserError, match=told):
+        load_declarations(folder)

@@ -1,0 +1,1 @@
+"""Small flows with the signatures of the real ones."""
