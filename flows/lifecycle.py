@@ -33,7 +33,7 @@ async def lifecycle(
     Args:
         workload: name of the workload, a folder under `flows/workloads`
         as_of: the data clock: nothing known after it is seen; left out, now or the end of the workload's data, whichever is earlier
-        cause: why it runs: a person (manual), the clock (schedule) or a drift alert (drift); a drift run trains, the others take in new data first
+        cause: a person (manual), the clock (schedule) or a drift alert (drift), which trains on what is there; the others take in new data
         intent_id: only for drift alerts and the reconciler: the intent to fulfil
         retrain: train a challenger even though there is a champion
         urgent: start each step in the first free slot, not in the cheapest one

@@ -15,6 +15,8 @@ from flows.placed import artifact_key
 @task(name="place", task_run_name="place {step}")
 async def place(step: str, workload: str, decision: Mapping[str, Any]) -> str | None:
     """Show where the step goes and why every other place lost; returns the chosen pool, None if there is none."""
-    await acreate_markdown_artifact(key=artifact_key("decision", step, workload), markdown=decision_markdown(decision), description=decision["summary"])
+    await acreate_markdown_artifact(
+        key=artifact_key("decision", step, workload), markdown=decision_markdown(decision), description=decision["summary"]
+    )
     chosen = decision["chosen"]
     return str(chosen["pool"]) if chosen else None

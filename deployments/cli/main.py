@@ -17,7 +17,19 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (run.demo, stack.up, stack.down, stack.status, stack.doctor, apply.apply, run.run, run.backfill, new.new, place.place, place.explain):
+for command in (
+    run.demo,
+    stack.up,
+    stack.down,
+    stack.status,
+    stack.doctor,
+    apply.apply,
+    run.run,
+    run.backfill,
+    new.new,
+    place.place,
+    place.explain,
+):
     app.command()(command)
 for name, group in (("estate", estate), ("policy", policy), ("catalog", catalog), ("ledger", ledger), ("costs", costs)):
     app.add_typer(group.app, name=name)

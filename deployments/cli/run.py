@@ -15,7 +15,9 @@ if TYPE_CHECKING:
     from flows.adapters.settings import Settings
 
 STEPS = ("ingest", "materialize", "train", "evaluate", "promote", "score", "watch")
-Day = Annotated[str | None, typer.Option("--as-of", metavar="ISO8601", help="The data clock; left out: now, or the end of the workload's data.")]
+Day = Annotated[
+    str | None, typer.Option("--as-of", metavar="ISO8601", help="The data clock; left out: now, or the end of the workload's data.")
+]
 
 
 def run(
@@ -102,7 +104,9 @@ def _run_there(settings: Settings, orders: list[dict[str, Any]]) -> None:
             key = f"cli {parameters['workload']} {parameters['as_of']} {datetime.now(UTC):%Y%m%d%H%M%S%f}"
             outcome = await PrefectDispatcher().run(f"lifecycle/{parameters['workload']}", parameters, key=key)
             if not outcome.succeeded:
-                raise Unavailable(f"the lifecycle ended {outcome.state}: {outcome.message}", fix=f"see {outcome.url}; the same command goes on from there")
+                raise Unavailable(
+                    f"the lifecycle ended {outcome.state}: {outcome.message}", fix=f"see {outcome.url}; the same command goes on from there"
+                )
             typer.echo(f"  {outcome.state}: {outcome.url}")
 
     with connected(running(settings)):

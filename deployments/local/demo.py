@@ -26,9 +26,9 @@ if TYPE_CHECKING:
     from flows.adapters.settings import Settings
 
 FLIGHTS, CLINIC = "flight_delay", "nafld"
-FLIGHT_DATES = ("2013-04-01", "2013-07-15", "2013-12-01")
+FLIGHT_DATES = ("2013-03-15", "2013-08-15", "2013-11-25")
 """Data clocks of the flights' year: the first model, a summer that it was not made for, an autumn in which a new one is no better."""
-CLINIC_DATE = "2012-01-01"
+CLINIC_DATE = "2013-03-15"
 POLL_SECONDS = 0.5
 RETRAIN_SECONDS = 180.0
 """How long a retrain may take from its verdict on; the reconciler, should the event be lost, comes round each minute."""

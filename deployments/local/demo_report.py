@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import select
@@ -92,11 +92,22 @@ def _decisions(tx: Session) -> list[dict[str, Any]]:
             "intent_id": row.intent_id,
             "chosen": row.body["chosen"],
             "alternatives": [each["pool"] for each in row.body["alternatives"]],
-            "rejected": [{"pool": each["pool"], "rules": [reason["rule"] for reason in each["reasons"]]} for each in row.body["rejected"]],
+            "rejected": [_rejection(each) for each in row.body["rejected"]],
             "summary": row.summary,
         }
         for row in rows
     ]
+
+
+def _rejection(row: Mapping[str, Any]) -> dict[str, Any]:
+    """The pool with all rules it fails, and those of them that are law or company policy."""
+    reasons = row["reasons"]
+    return {
+        "pool": row["pool"],
+        "site": row["site"],
+        "rules": list(dict.fromkeys(reason["rule"] for reason in reasons)),
+        "policy": list(dict.fromkeys(reason["rule"] for reason in reasons if reason["kind"] in ("policy", "data"))),
+    }
 
 
 def _retrains(tx: Session) -> list[dict[str, Any]]:
@@ -168,55 +179,82 @@ def _reports(tx: Session) -> dict[str, str]:
 
 def show(report: Mapping[str, Any], console: Console) -> None:
     """The report for a person: what ran where and why, what was refused where and why, metrics, cost, links."""
-    from rich.table import Table
-
-    def table(title: str, *columns: str, rows: list[tuple[Any, ...]]) -> None:
-        grid = Table(title=title, title_justify="left", title_style="bold", header_style="dim")
-        for column in columns:
-            grid.add_column(column)
-        for row in rows:
-            grid.add_row(*(str(cell) for cell in row))
-        console.print(grid)
-
-    table(
-        "Workloads",
-        "workload", "label", "home", "ran at", "policy permits", "champion",
-        rows=[
-            (each["name"], _label(each["label"]), each["home"], ", ".join(each["sites"]), ", ".join(each["permitted_sites"]), each["champion"] or "none")
-            for each in report["workloads"]
-        ],
-    )  # fmt: skip
-    heavy = [each for each in report["decisions"] if each["step"] in ("train", "transfer") or each["chosen"] is None]
-    table(
-        "What ran where, and why nowhere else",
-        "workload", "step", "pool", "USD", "why",
-        rows=[
-            (each["workload"], each["step"], (each["chosen"] or {}).get("pool", "nowhere"), _usd(each["chosen"]), each["summary"])
-            for each in heavy
-        ],
-    )  # fmt: skip
-    table(
-        "What policy refused where",
-        "workload", "pool", "rules",
-        rows=sorted({(each["workload"], row["pool"], ", ".join(row["rules"])) for each in heavy for row in each["rejected"] if each["step"] == "train"}),
-    )  # fmt: skip
-    table(
-        "Retrains that drift started",
-        "workload", "as of", "AUC at promotion", "when drift was seen", "champion", "challenger", "outcome",
-        rows=[_retrain_row(each) for each in report["retrains"]],
-    )  # fmt: skip
-    table(
-        "Data that moved",
-        "dataset", "from", "to", "bytes", "USD",
-        rows=[(each["dataset"], each["source"], each["destination"], f"{each['bytes']:,}", f"{each['usd']:.6f}") for each in report["transfers"]],
-    )  # fmt: skip
-    if report["costs"]:
-        columns = list(report["costs"][0])
-        table("Cost by pool", *columns, rows=[tuple(_short(each[column]) for column in columns) for each in report["costs"]])
+    for title, columns, rows in (
+        ("Workloads", ("workload", "label", "home", "ran at", "policy permits", "champion"), _workload_rows(report)),
+        ("Where training went, and why", ("workload", "pool", "offer", "USD", "next best", "why"), _training_rows(report)),
+        ("Where policy refuses training", ("workload", "site", "rules"), _refusal_rows(report)),
+        (
+            "Retrains that drift started (AUC)",
+            ("workload", "as of", "promoted with", "fell to", "champion", "challenger", "outcome"),
+            [_retrain_row(each) for each in report["retrains"]],
+        ),
+        ("Data that moved", ("dataset", "from", "to", "bytes", "USD"), _transfer_rows(report)),
+        ("Cost by pool", ("pool", "runs", "seconds", "USD settled", "USD decided", "kg CO2"), _cost_rows(report)),
+    ):
+        _print(console, title, columns, rows)
     for name, address in report["links"].items():
         console.print(f"{name}: {address}", soft_wrap=True)
     done = sum(1 for each in report["runs"] if each["state"] == "completed")
     console.print(f"{done} runs on workers, {len(report['decisions'])} decisions, {report['seconds']} s", style="bold")
+
+
+def _print(console: Console, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    from rich import box
+    from rich.table import Table
+
+    grid = Table(title=title, title_justify="left", title_style="bold", header_style="dim", box=box.SIMPLE_HEAD)
+    for column in columns:
+        grid.add_column(column, overflow="fold")
+    for row in rows:
+        grid.add_row(*row)
+    console.print(grid)
+
+
+def _workload_rows(report: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    return [
+        (
+            each["name"],
+            _label(each["label"]),
+            each["home"],
+            ", ".join(each["sites"]),
+            ", ".join(each["permitted_sites"]),
+            each["champion"] or "none",
+        )
+        for each in report["workloads"]
+    ]
+
+
+def _training_rows(report: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    rows: list[tuple[str, ...]] = []
+    for each in report["decisions"]:
+        if each["step"] == "train":
+            chosen = each["chosen"] or {}
+            told = each["summary"].partition("`: ")[2] or "the cheapest of all pools"
+            next_best = each["alternatives"][0] if each["alternatives"] else "none"
+            rows.append((each["workload"], chosen.get("pool", "nowhere"), chosen.get("offer", ""), _usd(chosen), next_best, told))
+    return rows
+
+
+def _refusal_rows(report: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    refused: dict[tuple[str, str], set[str]] = {}
+    for each in report["decisions"]:
+        for row in each["rejected"] if each["step"] == "train" else ():
+            if row["policy"]:
+                refused.setdefault((each["workload"], row["site"]), set()).update(row["policy"])
+    return [(workload, site, ", ".join(sorted(rules))) for (workload, site), rules in sorted(refused.items())]
+
+
+def _transfer_rows(report: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    return [
+        (each["dataset"], each["source"], each["destination"], f"{each['bytes']:,}", f"{each['usd']:.6f}") for each in report["transfers"]
+    ]
+
+
+def _cost_rows(report: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    numbers = ("usd_total", "usd_decided", "kg_co2")
+    return [
+        (each["pool"], str(each["runs"]), f"{each['seconds']:.1f}", *(f"{each[name]:.6f}" for name in numbers)) for each in report["costs"]
+    ]
 
 
 def _label(label: Mapping[str, Any]) -> str:
@@ -224,12 +262,8 @@ def _label(label: Mapping[str, Any]) -> str:
     return f"{Classification(label['classification']).value}; {', '.join(label['regimes']) or 'no regime'}; {residency}"
 
 
-def _usd(chosen: Mapping[str, Any] | None) -> str:
+def _usd(chosen: Mapping[str, Any]) -> str:
     return f"{chosen['usd']['total']:.4f}" if chosen else ""
-
-
-def _short(value: Any) -> str:
-    return f"{value:.6f}".rstrip("0").rstrip(".") if isinstance(value, float) else str(value)
 
 
 def _retrain_row(each: Mapping[str, Any]) -> tuple[str, ...]:

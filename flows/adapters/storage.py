@@ -7,6 +7,8 @@ re-run that produces the same bytes lands on the version that is there. Layout: 
 from __future__ import annotations
 
 import contextlib
+import errno
+import hashlib
 import json
 import os
 import shutil
@@ -25,7 +27,10 @@ VERSION_LENGTH = 16
 
 @dataclass(frozen=True, slots=True)
 class DatasetVersion:
-    """One published version: `files` maps a relative path to its sha256; `bytes` is their total size; `facts` are the producer's (rows, as_of …)."""
+    """One published version.
+
+    `files` maps a relative path to its sha256; `bytes` is their total size; `facts` are the producer's (rows, `as_of` …).
+    """
 
     dataset: str
     version: str
@@ -37,8 +42,6 @@ class DatasetVersion:
 
 def file_sha256(path: Path) -> str:
     """sha256 of a file, read in blocks."""
-    import hashlib
-
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
@@ -101,7 +104,7 @@ class SiteStorage:
                 staged = target.with_name(f".{version}.{os.getpid()}")
                 shutil.copytree(draft, staged, copy_function=os.link)
                 try:
-                    os.replace(staged, target)
+                    staged.replace(target)
                 except OSError:
                     shutil.rmtree(staged, ignore_errors=True)
                     if not (target / MANIFEST).exists():
@@ -183,10 +186,10 @@ def _disk(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        import errno
-
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise Unavailable(f"no space left for `{path}`", fix="free disk space, then run the step again: nothing half-written was kept") from error
+            raise Unavailable(
+                f"no space left for `{path}`", fix="free disk space, then run the step again: nothing half-written was kept"
+            ) from error
         raise
 
 

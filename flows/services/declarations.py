@@ -15,9 +15,9 @@ from flows.adapters.policy import CedarPolicy
 from flows.adapters.workload_declarations import WorkloadDeclaration, load_declarations
 from flows.core.errors import PolicyDenied, Problem, UserError
 from flows.core.governance.labels import Catalog, Label, join
-from flows.core.placement.asking import verdicts
-from flows.core.placement.model import Conditions, Estate, Request
-from flows.core.placement.scene import UNKNOWN, resolve
+from flows.core.placement import against_pool
+from flows.core.placement.model import Estate, Request
+from flows.core.placement.scene import UNKNOWN
 
 if TYPE_CHECKING:
     from flows.adapters.settings import Settings
@@ -52,7 +52,12 @@ class Declarations:
         """
         if name not in self.workloads:
             known = ", ".join(f"`{one}`" for one in sorted(self.workloads))
-            raise UserError(f"no workload `{name}`", file=str(self.folder / "workloads"), expected=f"one of {known}", fix=f"`tradewind new {name}` writes one")
+            raise UserError(
+                f"no workload `{name}`",
+                file=str(self.folder / "workloads"),
+                expected=f"one of {known}",
+                fix=f"`tradewind new {name}` writes one",
+            )
         return self.workloads[name]
 
     def default_as_of(self, workload: str) -> datetime:
@@ -69,7 +74,9 @@ class Declarations:
         """
         entry = self.catalog.entry(dataset)
         if entry is None:
-            raise UserError(f"the catalog has no `{dataset}`", file=str(self.folder / "catalog"), fix="add an entry with its home and label")
+            raise UserError(
+                f"the catalog has no `{dataset}`", file=str(self.folder / "catalog"), fix="add an entry with its home and label"
+            )
         return entry.home
 
     def label(self, datasets: Iterable[str], *, at: datetime) -> Label:
@@ -87,9 +94,7 @@ class Declarations:
         Raises:
             PolicyDenied: with every rule that forbids it.
         """
-        scene = resolve(request, self.estate, self.catalog, Conditions(), at)
-        era = scene.era(at)
-        reasons = verdicts(scene, self.policy, [(self.estate.pool_by_name[pool], era)])[pool, era]
+        reasons = against_pool(request, self.estate, self.policy, self.catalog, pool, at)
         if reasons:
             raise PolicyDenied(
                 problems=[

@@ -115,7 +115,7 @@ async def run(order: LifecycleOrder, *, settings: Settings, dispatcher: Dispatch
                 outbox.fail(tx, own, str(error) or type(error).__name__, _now())
         raise
     with state.transaction() as tx:
-        if report.state == "scheduled":
+        if driver.resume_at is not None:
             outbox.postpone(tx, own, driver.resume_at, _now())
         else:
             outbox.finish(tx, own, {"steps": sorted(report.steps), "message": report.message}, _now())
@@ -162,7 +162,12 @@ class _Driver:
             log.info("`%s` is done already", own)
             return done
         if step == "promote":
-            parameters = {"workload": self.order.workload, "as_of": instant(self.order.as_of), "intent_id": own, "cause": self.order.tagged_cause}
+            parameters = {
+                "workload": self.order.workload,
+                "as_of": instant(self.order.as_of),
+                "intent_id": own,
+                "cause": self.order.tagged_cause,
+            }
             return await self._dispatch(own, "promote", f"promote/{CONTROL}", parameters)
         inputs = self._inputs(step)
         decision = await self._place(step, own, inputs)
@@ -224,7 +229,15 @@ class _Driver:
         if decision["chosen"] is None:
             raise Infeasible(f"no place may run `{step}` of `{self.order.workload}`: {decision['summary']}")
         chosen = decision["chosen"]
-        log.info("`%s` -> %s (%s, %s) at USD %s; %s", own, chosen["pool"], chosen["site"], chosen["offer"], chosen["usd"]["total"], decision["summary"])
+        log.info(
+            "`%s` -> %s (%s, %s) at USD %s; %s",
+            own,
+            chosen["pool"],
+            chosen["site"],
+            chosen["offer"],
+            chosen["usd"]["total"],
+            decision["summary"],
+        )
         return decision
 
     async def _bring(self, ref: DatasetRef, site: str) -> None:
@@ -248,7 +261,9 @@ class _Driver:
     async def _dispatch(self, own: str, step: str, deployment: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
         while True:
             with self.state.transaction() as tx:
-                row = outbox.ensure(tx, outbox.Intent.of(self.order.workload, step, self.order.window, own.rsplit("/", 1)[-1], due_at=_now()))
+                row = outbox.ensure(
+                    tx, outbox.Intent.of(self.order.workload, step, self.order.window, own.rsplit("/", 1)[-1], due_at=_now())
+                )
                 if row.state == outbox.FAILED:
                     # an earlier lifecycle gave up on it; this one was started all the same
                     outbox.reopen(tx, own)
@@ -256,16 +271,18 @@ class _Driver:
                 outbox.claim(tx, own, owner=self.order.owner, at=_now(), stale_after=STALE_AFTER)
             outcome = await self.dispatcher.run(deployment, parameters, key=f"{own}#{attempt}")
             with self.state.transaction() as tx:
-                row = outbox.get(tx, own)
-                if row is not None and row.state == "done":
-                    return dict(row.result or {})
-                if row is not None and row.state == "running":
+                ended = outbox.get(tx, own)
+                if ended is not None and ended.state == outbox.DONE:
+                    return dict(ended.result or {})
+                if ended is not None and ended.state == outbox.RUNNING:
                     outbox.fail(tx, own, f"{outcome.state}: {outcome.message}", _now())
-                    row = outbox.get(tx, own)
-                state = row.state if row else "gone"
-                error = (row.error if row else None) or outcome.message
-            if state != "open":
-                raise TradewindError(f"`{step}` on `{deployment}` ended {outcome.state} ({state}): {error}", fix=f"see {outcome.url or outcome.run_id}")
+                    ended = outbox.get(tx, own)
+                state = ended.state if ended else "gone"
+                error = (ended.error if ended else None) or outcome.message
+            if state != outbox.OPEN:
+                raise TradewindError(
+                    f"`{step}` on `{deployment}` ended {outcome.state} ({state}): {error}", fix=f"see {outcome.url or outcome.run_id}"
+                )
             log.warning("`%s` failed (%s); trying again, attempt %d of %d", own, error, attempt + 2, outbox.TRIES)
 
 

@@ -74,9 +74,7 @@ def place_step(state: State, settings: Settings, order: PlaceOrder, *, at: datet
     return body
 
 
-def _request(
-    tx: Session, declarations: Declarations, order: PlaceOrder, sites: Mapping[str, list[str]], at: datetime
-) -> Request:
+def _request(tx: Session, declarations: Declarations, order: PlaceOrder, sites: Mapping[str, list[str]], at: datetime) -> Request:
     declared = declarations.workload(order.workload)
     datasets = [DatasetUse(name=name, size_gb=size) for name, size in _sizes(tx, order.inputs).items()]
     common: dict[str, Any] = {
@@ -101,7 +99,7 @@ def _request(
     if order.urgent:
         objective = objective.model_copy(update={"usd_per_hour_of_delay": max(objective.usd_per_hour_of_delay, URGENT_USD_PER_HOUR)})
     return Request(
-        step=order.step,  # type: ignore[arg-type]
+        step=order.step,
         outputs=tuple(_output(declarations, f"{order.workload}-{kind}", step.keep_days) for kind in OUTPUTS[order.step]),
         resources=step.resources,
         runtime=step.runtime,
@@ -130,7 +128,10 @@ def _sizes(tx: Session, inputs: Mapping[str, DatasetRef]) -> dict[str, Decimal]:
     """GB of each dataset that is read; two versions of one, champion and challenger, count together."""
     sizes: dict[str, Decimal] = {}
     for ref in set(inputs.values()):
-        row = next((row for site in replicas.sites(tx, ref.dataset, ref.version) if (row := replicas.get(tx, ref.dataset, ref.version, site))), None)
+        row = next(
+            (row for site in replicas.sites(tx, ref.dataset, ref.version) if (row := replicas.get(tx, ref.dataset, ref.version, site))),
+            None,
+        )
         sizes[ref.dataset] = sizes.get(ref.dataset, Decimal(0)) + (Decimal(row.bytes) / BYTES_PER_GB if row else Decimal(0))
     return dict(sorted(sizes.items()))
 

@@ -35,7 +35,16 @@ def run(workload: str, as_of: datetime, intent_id: str, cause: str, *, run_id: s
     began = datetime.now(UTC)
     with state.transaction() as tx:
         runs.start(
-            tx, id=run_id, workload=workload, step="promote", pool=pool, site=site, pid=os.getpid(), at=began, intent_id=intent_id, decision_id=None
+            tx,
+            id=run_id,
+            workload=workload,
+            step="promote",
+            pool=pool,
+            site=site,
+            pid=os.getpid(),
+            at=began,
+            intent_id=intent_id,
+            decision_id=None,
         )
     try:
         with state.reading() as tx:
@@ -62,7 +71,9 @@ def _evaluation(tx: Session, workload: str, as_of: datetime, cause: str) -> tupl
     for step in ("train", "evaluate"):
         row = outbox.get(tx, id_of(workload, step, window, cause)) or newest_done(tx, workload, step, window)
         if row is None or row.state != outbox.DONE or row.result is None:
-            raise UserError(f"`{step}` of `{workload}` as of {window} is not done", fix="run the lifecycle; it promotes after it has evaluated")
+            raise UserError(
+                f"`{step}` of `{workload}` as of {window} is not done", fix="run the lifecycle; it promotes after it has evaluated"
+            )
         found[step] = row.result["numbers"]
     return str(found["train"]["model_version"]), dict(found["evaluate"]["verdict"])
 

@@ -54,7 +54,9 @@ def record(
             kept["verdict_id"] = _verdict(tx, ctx, result.numbers["verdict"], finished)
             kept["retrain_intent"] = _retrain(tx, ctx, result.numbers["verdict"], finished) if ctx.step == "watch" else None
         body = {key: kept[key] for key in ("outputs", "summary", "run_id", "pool", "site")}
-        ledger.append(tx, f"step-{ctx.step}", {**body, "intent": ctx.intent_id, "decision": ctx.decision_id}, principal="worker", at=finished)
+        ledger.append(
+            tx, f"step-{ctx.step}", {**body, "intent": ctx.intent_id, "decision": ctx.decision_id}, principal="worker", at=finished
+        )
         reservations.release(tx, ctx.intent_id)
         outbox.finish(tx, ctx.intent_id, kept, finished)
         runs.finish(tx, run_id, "completed", finished)
@@ -100,7 +102,7 @@ def _transfer(tx: Session, ctx: StepContext, decision: Mapping[str, Any], result
 
 
 def _verdict(tx: Session, ctx: StepContext, verdict: Mapping[str, Any], at: datetime) -> str:
-    kind = "drift" if ctx.step == "watch" else "evaluation"
+    kind: verdicts.Kind = "drift" if ctx.step == "watch" else "evaluation"
     verdict_id = f"{ctx.intent_id}#{kind}"
     verdicts.add(
         tx,

@@ -105,7 +105,9 @@ def _admit(state: State, declarations: Declarations, order: StepOrder, site: str
         decision = decisions.get(tx, order.decision_id)
         request = decisions.document(tx, decision["inputs"]["request"]) if decision else None
     if decision is None or request is None:
-        raise GuardRefused(f"no decision `{order.decision_id}` is on record", fix="start the workload's `lifecycle`; it decides, then dispatches")
+        raise GuardRefused(
+            f"no decision `{order.decision_id}` is on record", fix="start the workload's `lifecycle`; it decides, then dispatches"
+        )
     chosen = decision["chosen"] or {}
     expected = {"pool": chosen.get("pool"), "site": chosen.get("site"), "step": request["step"], "workload": request["workload"]}
     found = {"pool": pool, "site": site, "step": order.step, "workload": order.workload}
@@ -116,7 +118,9 @@ def _admit(state: State, declarations: Declarations, order: StepOrder, site: str
         )
     undecided = sorted({ref.dataset for ref in order.inputs.values()} - set(decision["datasets"]))
     if undecided:
-        raise GuardRefused(f"the decision does not cover `{'`, `'.join(undecided)}`", expected=f"only `{'`, `'.join(decision['datasets'])}`")
+        raise GuardRefused(
+            f"the decision does not cover `{'`, `'.join(undecided)}`", expected=f"only `{'`, `'.join(decision['datasets'])}`"
+        )
     declarations.require(Request.model_validate(request), pool, at=now())
     made = [f"{order.workload}-{kind}" for kind in OUTPUTS.get(order.step, ())]
     return decision, declarations.label([*decision["datasets"], *made], at=now())

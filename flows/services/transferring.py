@@ -44,5 +44,11 @@ def transfer(ctx: StepContext) -> StepResult:
     arrived = copy_version(ctx.storage, SiteStorage(destination, ctx.settings.site_folder(destination)), ref.dataset, ref.version)
     seconds = time.monotonic() - began
     ctx.log.info("`%s` (%s bytes) rests at `%s` now, checksums equal", ref, f"{arrived.bytes:,}", destination)
-    numbers = {"source": ctx.site, "destination": destination, "bytes": arrived.bytes, "files": len(arrived.files), "copy_seconds": round(seconds, 3)}
+    numbers = {
+        "source": ctx.site,
+        "destination": destination,
+        "bytes": arrived.bytes,
+        "files": len(arrived.files),
+        "copy_seconds": round(seconds, 3),
+    }
     return StepResult(outputs=(arrived,), numbers=numbers, summary=f"`{ref}`: {ctx.site} -> {destination}, {arrived.bytes:,} bytes")

@@ -134,7 +134,9 @@ def test_a_full_pool_sends_the_training_elsewhere(settings: Settings) -> None:
     with state.reading() as tx:
         second = next(row for row in decisions.recent(tx) if row.step == "train")
         assert second.pool != first.pool
-        assert any(row["pool"] == first.pool and {"capacity"} == {reason["rule"] for reason in row["reasons"]} for row in second.body["rejected"])
+        assert any(
+            row["pool"] == first.pool and {"capacity"} == {reason["rule"] for reason in row["reasons"]} for row in second.body["rejected"]
+        )
 
 
 def test_a_drift_verdict_and_its_retrain_intent_come_together(settings: Settings) -> None:
