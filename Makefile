@@ -34,8 +34,7 @@ down: setup ## stop them, by process id
 status: setup ## what runs, where
 	@$(BIN)/tradewind status
 
-test: setup ## all tests: unit, property, golden, integration
-	@$(BIN)/python -m pytest -n 2 --dist loadgroup $(PYTEST_ARGS)
+test: test-unit test-integration ## all tests: unit, property, golden, then those on a real server and real workers
 
 test-unit: setup ## the tests that need no server
 	@$(BIN)/python -m pytest -n 2 -m "not integration and not nightly" $(PYTEST_ARGS)

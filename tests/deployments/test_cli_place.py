@@ -27,6 +27,8 @@ IMPOSSIBLE = REQUEST + "budget_usd: 0\n"
 def run(tmp_path, monkeypatch, capsys):
     """Runs `tradewind place` on the text of a request with the golden estate; gives exit code, stdout and stderr."""
 
+    monkeypatch.setenv("COLUMNS", "200")
+
     def place(text: str, *more: str, command: str = "place") -> tuple[int, str, str]:
         path = tmp_path / "request.yaml"
         path.write_text(text)

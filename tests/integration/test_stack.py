@@ -281,7 +281,13 @@ class TestFromNothing:
         )
         environment = {**os.environ, "TRADEWIND_HOME": str(tmp_path), "PYTHONPATH": str(PROJECT_ROOT)}
         process = subprocess.Popen(
-            [sys.executable, "-u", "-c", code], env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+            [sys.executable, "-u", "-c", code],
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            # a shell that runs the tests in the background has told them to ignore Ctrl-C
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
         assert process.stdout is not None
         for line in process.stdout:

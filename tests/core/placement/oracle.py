@@ -17,6 +17,9 @@ from flows.core.placement.request import Principal
 
 DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 
+TEN_YEARS_SECONDS = 87_600 * 3600
+"""No run is longer; an interruption rate far above the checkpoint interval's inverse would pass the end of the calendar."""
+
 
 class Found(NamedTuple):
     """A feasible candidate with its price; sorts as the engine ranks."""
@@ -97,6 +100,8 @@ def _price_if_allowed(request, estate, policy, catalog, conditions, at, pool, si
             if parts is None:
                 return None
             on_spot, on_demand, wall = (_up(part) for part in parts)
+            if wall > TEN_YEARS_SECONDS:
+                return None
             usd = (on_spot * offer.spot_usd_per_hour + on_demand * offer.usd_per_hour) * nodes / 3600
             priced.append((usd, run_from + timedelta(seconds=int(wall)), on_spot + on_demand))
         else:

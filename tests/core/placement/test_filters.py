@@ -252,7 +252,7 @@ def test_egress_without_a_price_is_rejected_but_staying_at_home_is_not():
         ({"spot": True}, set()),
         ({"spot": False}, {"fra-k8s", "muc-k8s"}),
     ],
-    ids=str,
+    ids=lambda value: str(sorted(value) if isinstance(value, set) else value),
 )
 def test_users_narrow_and_never_widen(narrowed, left):
     """Each restriction keeps a part of what policy permits."""
