@@ -1,0 +1,145 @@
+"""The demo on real servers and workers, and what must hold of everything it left behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from deployments.local import processes
+from flows.adapters.settings import PROJECT_ROOT, Settings
+from flows.services.declarations import Declarations
+from flows.store import ledger, replicas
+from flows.store.database import State
+from tests.integration.scanner import traces
+
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(900)]
+
+PATIENT = re.compile(rb"nafld-patient-\d{6}")
+FLIGHT = re.compile(rb"\d{8}T\d{4}-[0-9A-Z]{2}\d+-(EWR|JFK|LGA)")
+
+
+@dataclass(frozen=True)
+class Played:
+    """A demo that has ended: its home folder, its report, what it printed."""
+
+    home: Path
+    report: dict[str, Any]
+    output: str
+
+    def sites_with(self, identifier: re.Pattern[bytes]) -> set[str]:
+        """The sites whose folder holds an identifier."""
+        return {site.name for site in (self.home / "sites").iterdir() if traces(site, identifier)}
+
+
+def play(home: Path) -> subprocess.CompletedProcess[str]:
+    """`tradewind demo` as a person starts it, on a home of its own and without the environment of other tests' stacks."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("TRADEWIND_", "PREFECT_"))}
+    return subprocess.run(
+        [sys.executable, "-m", "deployments.cli.main", "demo"],
+        cwd=PROJECT_ROOT,
+        env={**environment, "TRADEWIND_HOME": str(home), "TRADEWIND_PORT_PREFECT": "0", "TRADEWIND_PORT_MLFLOW": "0", "COLUMNS": "160"},
+        capture_output=True,
+        text=True,
+        timeout=800,
+        check=False,
+    )
+
+
+@pytest.fixture(scope="module")
+def played(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Played]:
+    """One demo for all tests of this file."""
+    home = tmp_path_factory.mktemp("demo") / "home"
+    done = play(home)
+    assert done.returncode == 0, f"{done.stdout[-4000:]}\n{done.stderr[-4000:]}"
+    yield Played(home, json.loads((home / "demo.json").read_text()), done.stdout)
+
+
+def test_the_report_has_what_it_promises(played: Played) -> None:
+    """The keys that a program may read, each filled."""
+    expected = {"workloads", "runs", "decisions", "retrains", "transfers", "costs", "links", "seconds"}
+    assert set(played.report) == expected
+    assert all(played.report[key] for key in expected)
+    assert set(played.report["runs"][0]) == {"id", "workload", "step", "pool", "site", "pid", "state", "seconds"}
+
+
+def test_every_data_step_ran_on_a_worker(played: Played) -> None:
+    """Each run is a process of its own at the site of its pool, and all completed."""
+    site_of = {pool.name: pool.site for pool in Declarations.load(Settings()).estate.pools}
+    assert {run["step"] for run in played.report["runs"]} == {
+        "ingest", "materialize", "transfer", "train", "evaluate", "promote", "score", "watch"
+    }  # fmt: skip
+    for run in played.report["runs"]:
+        assert (run["state"], run["site"]) == ("completed", site_of[run["pool"]])
+    assert len({run["pid"] for run in played.report["runs"]}) == len(played.report["runs"])
+
+
+def test_one_retrain_wins_and_one_is_refused(played: Played) -> None:
+    """Drift started both; the gate let one pass and refused the other with its numbers."""
+    found = {each["outcome"]: each for each in played.report["retrains"]}
+    assert set(found) == {"promoted", "refused"}
+    assert all(each["cause"] == "drift" for each in found.values())
+    assert found["promoted"]["metrics"]["challenger_auc"] > found["promoted"]["metrics"]["champion_auc"]
+    assert found["refused"]["metrics"]["challenger_auc"] < found["refused"]["metrics"]["champion_auc"]
+    assert found["refused"]["reasons"]
+
+
+def test_a_full_pool_changed_the_place(played: Played) -> None:
+    """The flights were trained at two pools, and the last decision names the capacity that the first one lacked."""
+    trained = [each for each in played.report["decisions"] if (each["workload"], each["step"]) == ("flight_delay", "train")]
+    first, last = trained[0], trained[-1]
+    assert last["chosen"]["pool"] != first["chosen"]["pool"]
+    assert any(row["pool"] == first["chosen"]["pool"] and row["rules"] == ["capacity"] for row in last["rejected"])
+
+
+def test_no_byte_of_the_patients_is_outside_the_permitted_sites(played: Played) -> None:
+    """Nor in logs, databases, the model registry or the report; the scanner does find them at home."""
+    workload = next(each for each in played.report["workloads"] if each["name"] == "nafld")
+    permitted = set(workload["permitted_sites"])
+    assert {"onprem-fra", "aws-eu-central-1"} == permitted
+    with State(f"sqlite:///{played.home / 'state.db'}").reading() as tx:
+        rows = [row for name, rows in replicas.by_dataset(tx).items() if name.startswith("nafld-") for row in rows]
+        # what MLflow and Great Expectations write beside the data (requirements, styles) is the same for every workload
+        checksums = {checksum for row in rows for name, checksum in row.files.items() if name.endswith((".parquet", ".pkl"))}
+    forbidden = [path for path in played.home.iterdir() if path.name != "sites" and path.is_dir()]
+    forbidden += [site for site in (played.home / "sites").iterdir() if site.name not in permitted]
+    assert [found for folder in forbidden for found in traces(folder, PATIENT, checksums)] == []
+    assert [path for path in played.home.iterdir() if path.is_file() and PATIENT.search(path.read_bytes())] == []
+    assert PATIENT.search(played.output.encode()) is None
+    assert "onprem-fra" in played.sites_with(PATIENT)
+
+
+def test_the_scanner_finds_the_flights_where_they_were_transferred(played: Played) -> None:
+    """The same scan, on data that may travel: at home and at each destination of its features."""
+    went = {each["destination"] for each in played.report["transfers"] if each["dataset"] == "flight_delay-features"}
+    assert went
+    assert {"gcp-us-central1", *went} <= played.sites_with(FLIGHT)
+
+
+def test_the_ledger_verifies(played: Played) -> None:
+    """The chain is whole, up to and past its last anchor."""
+    assert ledger.verify(State(f"sqlite:///{played.home / 'state.db'}"), played.home / "anchors").ok
+
+
+def test_nothing_is_left_running(played: Played) -> None:
+    """All services and runs of the demo have ended."""
+    left: list[psutil.Process] = processes.strays(played.home, [])
+    assert left == []
+
+
+def test_a_second_demo_finds_everything_done(played: Played) -> None:
+    """No step runs twice; the summary is the same."""
+    again = play(played.home)
+    assert again.returncode == 0, again.stderr
+    report = json.loads((played.home / "demo.json").read_text())
+    assert report["runs"] == played.report["runs"]
+    assert report["retrains"] == played.report["retrains"]
