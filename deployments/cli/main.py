@@ -7,7 +7,7 @@ import sys
 
 import typer
 
-from deployments.cli import apply, catalog, costs, estate, ledger, new, place, policy, run, stack
+from deployments.cli import apply, catalog, costs, estate, ledger, models, new, place, policy, run, stack
 from flows.core.errors import TradewindError
 
 app = typer.Typer(
@@ -26,6 +26,7 @@ for command in (
     apply.apply,
     run.run,
     run.backfill,
+    models.rollback,
     new.new,
     place.place,
     place.explain,

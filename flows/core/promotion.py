@@ -136,7 +136,7 @@ def reliability(label: ArrayLike, score: ArrayLike, bins: int = 10) -> tuple[Flo
 def calibration_error(label: ArrayLike, score: ArrayLike, bins: int = 10) -> float:
     """Expected calibration error over equally wide bins, 0..1. Source: Naeini, Cooper and Hauskrecht, AAAI 2015."""
     mean_score, share, rows = reliability(label, score, bins)
-    return float(np.sum(np.abs(mean_score - share) * rows) / rows.sum())
+    return float(np.sum(np.abs(mean_score - share) * rows)) / float(rows.sum())
 
 
 def roc_points(label: ArrayLike, score: ArrayLike, points: int = 101) -> tuple[Floats, Floats]:

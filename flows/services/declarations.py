@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from flows.adapters.catalog import load_catalog
 from flows.adapters.estate import load_estate
 from flows.adapters.policy import CedarPolicy
+from flows.adapters.settings import CONTROL
 from flows.adapters.workload_declarations import WorkloadDeclaration, load_declarations
 from flows.core.errors import PolicyDenied, Problem, UserError
 from flows.core.governance.labels import Catalog, Label, join
 from flows.core.placement import against_pool
-from flows.core.placement.model import Estate, Request
+from flows.core.placement.asking import against, facts_on
+from flows.core.placement.model import Estate, Principal, Question, Reason, Request
 from flows.core.placement.scene import UNKNOWN
 
 if TYPE_CHECKING:
@@ -95,17 +97,39 @@ class Declarations:
             PolicyDenied: with every rule that forbids it.
         """
         reasons = against_pool(request, self.estate, self.policy, self.catalog, pool, at)
-        if reasons:
-            raise PolicyDenied(
-                problems=[
-                    Problem(
-                        f"`{request.step}` of `{request.workload}` may not run on `{pool}`: {reason.rule}, {reason.observed}",
-                        file=reason.source,
-                        expected=reason.required,
-                    )
-                    for reason in reasons
-                ]
-            )
+        _refuse(f"`{request.step}` of `{request.workload}` may not run on `{pool}`", reasons)
+
+    def require_control(self, action: Literal["promote", "rollback"], workload: str, principal: Principal, *, at: datetime) -> None:
+        """Ask policy whether this principal may do it to the workload's model, in control.
+
+        Raises:
+            PolicyDenied: with every rule that forbids it, or that none permits it.
+        """
+        pool = self.estate.pool_by_name[CONTROL]
+        site = self.estate.site_by_id[pool.site]
+        question = Question(
+            action=action,
+            principal=principal,
+            pool=facts_on(self.estate, site, pool, at.astimezone(UTC).date()),
+            label=self.label([f"{workload}-model"], at=at),
+            step="promote",
+            workload=workload,
+            environment=self.workload(workload).environment,
+            image="",
+            at=at,
+            to=site.country or "",
+        )
+        (answer,) = self.policy.ask([question])
+        _refuse(f"`{principal.user}` may not {action} `{workload}`", against(question, answer))
+
+
+def _refuse(what: str, reasons: Sequence[Reason]) -> None:
+    if reasons:
+        raise PolicyDenied(
+            problems=[
+                Problem(f"{what}: {reason.rule}, {reason.observed}", file=reason.source, expected=reason.required) for reason in reasons
+            ]
+        )
 
 
 _READ = (".yaml", ".csv", ".cedar", ".cedarschema")

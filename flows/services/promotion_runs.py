@@ -11,13 +11,19 @@ from sqlalchemy.orm import Session
 
 from flows.adapters.settings import CONTROL, Settings, identity
 from flows.core.errors import GuardRefused, UserError
+from flows.core.placement.model import Principal
 from flows.core.planning import intent_id as id_of
 from flows.core.planning import window_of
 from flows.services import promoting
+from flows.services.declarations import Declarations
+from flows.services.placing import SYSTEM_ROLES
 from flows.store import outbox, runs
 from flows.store.database import State
 from flows.store.models import IntentRow
 from flows.workloads import registry
+
+PROMOTER = Principal(user="tradewind:promote", roles=SYSTEM_ROLES)
+"""Who promotes: the system, since the gate and not a person lets a challenger pass."""
 
 
 def run(workload: str, as_of: datetime, intent_id: str, cause: str, *, run_id: str, settings: Settings | None = None) -> dict[str, Any]:
@@ -25,6 +31,7 @@ def run(workload: str, as_of: datetime, intent_id: str, cause: str, *, run_id: s
 
     Raises:
         GuardRefused: this is not control.
+        PolicyDenied: policy does not let the system promote this model.
         UserError: there is no evaluation to judge by.
     """
     settings = settings or Settings()
@@ -49,8 +56,9 @@ def run(workload: str, as_of: datetime, intent_id: str, cause: str, *, run_id: s
     try:
         with state.reading() as tx:
             version, verdict = _evaluation(tx, workload, as_of, cause)
+        Declarations.load(settings).require_control("promote", workload, PROMOTER, at=datetime.now(UTC))
         outcome = promoting.promote(
-            state, settings, registry.load(workload), intent_id, version, verdict, datetime.now(UTC), principal="tradewind:promote"
+            state, settings, registry.load(workload), intent_id, version, verdict, datetime.now(UTC), principal=PROMOTER.user
         )
     except BaseException as error:
         with state.transaction() as tx:

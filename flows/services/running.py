@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from flows.adapters.settings import Settings, identity
 from flows.adapters.storage import SiteStorage
-from flows.core.errors import GuardRefused, TradewindError
+from flows.core.errors import GuardRefused, TradewindError, UserError
 from flows.core.placement.model import Request
 from flows.core.planning import OUTPUTS
 from flows.services import recording
@@ -145,7 +145,7 @@ def _recorded(state: State, order: StepOrder, pool: str) -> Iterator[None]:
                 ledger.append(tx, "guard-refusal", body, principal="worker", at=at)
                 outbox.refuse(tx, order.intent_id, message, at)
             else:
-                outbox.fail(tx, order.intent_id, message, at)
+                outbox.fail(tx, order.intent_id, message, at, final=isinstance(error, UserError))
         raise
 
 

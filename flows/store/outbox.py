@@ -129,8 +129,8 @@ def finish(tx: Session, id: str, result: Mapping[str, Any], at: datetime, *, own
     tx.flush()
 
 
-def fail(tx: Session, id: str, error: str, at: datetime) -> None:
-    """Record a failed try: the intent is open again, or failed after `TRIES` tries.
+def fail(tx: Session, id: str, error: str, at: datetime, *, final: bool = False) -> None:
+    """Record a failed try: the intent is open again, or failed after `TRIES` tries, at once if another try cannot help (`final`).
 
     Raises:
         IntegrityError: it has ended.
@@ -139,7 +139,7 @@ def fail(tx: Session, id: str, error: str, at: datetime) -> None:
     _expect(row, OPEN, RUNNING)
     row.attempt += 1
     row.error, row.owner, row.claimed_at = error, None, None
-    row.state = OPEN if row.attempt < TRIES else FAILED
+    row.state = FAILED if final or row.attempt >= TRIES else OPEN
     row.finished_at = at if row.state == FAILED else None
     tx.flush()
 

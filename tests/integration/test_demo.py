@@ -7,8 +7,10 @@ import os
 import re
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,7 @@ import pytest
 from deployments.local import processes
 from flows.adapters.settings import PROJECT_ROOT, Settings
 from flows.services.declarations import Declarations
-from flows.store import ledger, replicas
+from flows.store import aliases, ledger, outbox, replicas, runs
 from flows.store.database import State
 from tests.integration.scanner import traces
 
@@ -41,11 +43,11 @@ class Played:
         return {site.name for site in (self.home / "sites").iterdir() if traces(site, identifier)}
 
 
-def play(home: Path) -> subprocess.CompletedProcess[str]:
-    """`tradewind demo` as a person starts it, on a home of its own and without the environment of other tests' stacks."""
+def tradewind(home: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    """The command as a person starts it, on a home of its own and without the environment of other tests' stacks."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("TRADEWIND_", "PREFECT_"))}
     return subprocess.run(
-        [sys.executable, "-m", "deployments.cli.main", "demo"],
+        [sys.executable, "-m", "deployments.cli.main", *words],
         cwd=PROJECT_ROOT,
         env={**environment, "TRADEWIND_HOME": str(home), "TRADEWIND_PORT_PREFECT": "0", "TRADEWIND_PORT_MLFLOW": "0", "COLUMNS": "160"},
         capture_output=True,
@@ -59,7 +61,7 @@ def play(home: Path) -> subprocess.CompletedProcess[str]:
 def played(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Played]:
     """One demo for all tests of this file."""
     home = tmp_path_factory.mktemp("demo") / "home"
-    done = play(home)
+    done = tradewind(home, "demo")
     assert done.returncode == 0, f"{done.stdout[-4000:]}\n{done.stderr[-4000:]}"
     yield Played(home, json.loads((home / "demo.json").read_text()), done.stdout)
 
@@ -138,8 +140,61 @@ def test_nothing_is_left_running(played: Played) -> None:
 
 def test_a_second_demo_finds_everything_done(played: Played) -> None:
     """No step runs twice; the summary is the same."""
-    again = play(played.home)
+    again = tradewind(played.home, "demo")
     assert again.returncode == 0, again.stderr
     report = json.loads((played.home / "demo.json").read_text())
     assert report["runs"] == played.report["runs"]
     assert report["retrains"] == played.report["retrains"]
+
+
+@pytest.fixture(scope="module")
+def reopened(played: Played) -> Iterator[State]:
+    """The demo's services once more, as `tradewind up` brings them back; all it did is still there."""
+    done = tradewind(played.home, "up")
+    assert done.returncode == 0, done.stderr
+    yield State(f"sqlite:///{played.home / 'state.db'}")
+    assert tradewind(played.home, "down").returncode == 0
+
+
+def test_a_lost_event_still_leads_to_one_retrain(reopened: State) -> None:
+    """An intent whose event never came is found by the scheduled reconciler, placed, trained once, and judged."""
+    day = "2013-03-15"
+    intent = outbox.Intent.of(
+        "flight_delay",
+        "lifecycle",
+        day,
+        "drift",
+        due_at=datetime.now(UTC) - timedelta(minutes=5),
+        payload={"as_of": f"{day}T00:00:00Z"},
+    )
+    with reopened.transaction() as tx:
+        outbox.ensure(tx, intent)
+    deadline = time.monotonic() + 300
+    while time.monotonic() < deadline:
+        with reopened.reading() as tx:
+            row = outbox.get(tx, intent.id)
+            assert row is not None and row.state != "failed", row and row.error
+            if row.state == "done":
+                break
+        time.sleep(1)
+    with reopened.reading() as tx:
+        row = outbox.get(tx, intent.id)
+        assert row is not None and row.state == "done"
+        trained = runs.recent(tx, intent_id=f"flight_delay/train/{day}/drift")
+        assert [run.state for run in trained] == ["completed"]
+
+
+def test_rollback_brings_an_earlier_champion_back(played: Played, reopened: State) -> None:
+    """The version before is champion again in the state and in MLflow's alias, with its reason in the ledger; an unknown one is refused."""
+    with reopened.reading() as tx:
+        current = aliases.current(tx, "flight_delay", "champion")
+    assert current is not None and current.previous is not None
+    done = tradewind(played.home, "rollback", "flight_delay", "--to", current.previous, "--reason", "complaints")
+    assert done.returncode == 0, done.stderr
+    with reopened.reading() as tx:
+        now = aliases.current(tx, "flight_delay", "champion")
+        assert now is not None and now.version == current.previous
+        assert [row.body["why"] for row in ledger.rows(tx, kind="rollback")] == ["complaints"]
+    unknown = tradewind(played.home, "rollback", "flight_delay", "--to", "99", "--reason", "x")
+    assert unknown.returncode == 2
+    assert "99" in unknown.stderr and "Traceback" not in unknown.stderr

@@ -108,6 +108,26 @@ def test_gives_up_after_three_crashes(settings: Settings) -> None:
         assert row is not None and (row.state, row.attempt) == ("failed", 3)
 
 
+def test_a_users_mistake_is_told_at_once(settings: Settings) -> None:
+    """A second try cannot mend a wrong file: the step fails the first time, and the message is the step's own."""
+    dispatcher = TinyDispatcher(settings)
+    with tiny_steps(ingest=f"{drifted.__module__}:mistaken"), pytest.raises(TradewindError, match="column `dest` is missing"):
+        run(settings, dispatcher)
+    assert steps(dispatcher) == ["ingest"]
+    with State(settings.state_url).reading() as tx:
+        row = outbox.get(tx, "flight_delay/ingest/2013-07-01/manual")
+        assert row is not None and row.state == "failed"
+
+
+def test_what_failed_is_tried_again_by_the_next_run(settings: Settings) -> None:
+    """Once the mistake is mended, the same lifecycle goes on from there."""
+    with tiny_steps(ingest=f"{drifted.__module__}:mistaken"), pytest.raises(TradewindError):
+        run(settings, TinyDispatcher(settings))
+    dispatcher = TinyDispatcher(settings)
+    assert run(settings, dispatcher, owner="run-2").state == "done"
+    assert steps(dispatcher)[0] == "ingest"
+
+
 def test_data_lies_only_where_decisions_sent_it(settings: Settings) -> None:
     """Every replica is at home or at a site that a transfer on record, decided by policy, brought it to."""
     run(settings, TinyDispatcher(settings))

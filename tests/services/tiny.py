@@ -10,6 +10,7 @@ from typing import Any
 
 from flows.adapters.settings import Settings
 from flows.core.drift import DriftNumbers, judge_drift
+from flows.core.errors import TradewindError, UserError
 from flows.core.planning import OUTPUTS
 from flows.core.workload import DriftThresholds
 from flows.services import running, transferring
@@ -40,6 +41,11 @@ def drifted(ctx: StepContext) -> StepResult:
     return StepResult(numbers={"verdict": judge_drift(numbers, DriftThresholds()).to_json()}, summary="drift")
 
 
+def mistaken(ctx: StepContext) -> StepResult:
+    """A step that finds a mistake of its user."""
+    raise UserError("column `dest` is missing", fix="correct the source")
+
+
 @dataclass
 class TinyDispatcher:
     """Runs each step here under its pool's identity; `crash` holds deployments whose next run dies, before or after the work."""
@@ -64,7 +70,10 @@ class TinyDispatcher:
                 refs = {role: DatasetRef.parse(text) for role, text in parameters["inputs"].items()}
                 as_of = datetime.fromisoformat(parameters["as_of"])
                 order = StepOrder(step, parameters["workload"], as_of, parameters["intent_id"], parameters["decision_id"], refs, key)
-                run_step(order, settings=self.settings)
+                try:
+                    run_step(order, settings=self.settings)
+                except TradewindError as error:
+                    return Outcome(key, succeeded=False, state="Failed", message=str(error))
         if when == "after":
             raise KeyboardInterrupt
         return Outcome(key, succeeded=True, state="Completed")

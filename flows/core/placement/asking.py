@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from datetime import date
 
 from flows.core.governance.labels import PUBLIC, Label
 from flows.core.placement.decision import Reason
-from flows.core.placement.estate import LEVELS, Pool, Site
+from flows.core.placement.estate import LEVELS, Estate, Pool, Site
 from flows.core.placement.policy import Action, Answer, Policy, PoolFacts, Question
 from flows.core.placement.scene import UNKNOWN, Scene, known_country
 
 
 def facts(scene: Scene, site: Site, pool: Pool | None, era: int) -> PoolFacts:
     """The pool, or the site itself where data only rests, with what holds from `at` through the era."""
-    day = scene.day_of(era)
+    return facts_on(scene.estate, site, pool, scene.day_of(era))
+
+
+def facts_on(estate: Estate, site: Site, pool: Pool | None, day: date) -> PoolFacts:
+    """As `facts`, with what holds through that UTC day."""
     held = {name for name, until in site.certifications.items() if until is None or day <= until}
     if pool is not None and pool.certifications is not None:
         held &= set(pool.certifications)
@@ -26,7 +31,7 @@ def facts(scene: Scene, site: Site, pool: Pool | None, era: int) -> PoolFacts:
         operator_country=site.operator_country or "",
         max_level=LEVELS[site.max_classification],
         certifications=frozenset(held),
-        gdpr_basis=scene.estate.blocs.gdpr_basis(country, held, day),
+        gdpr_basis=estate.blocs.gdpr_basis(country, held, day),
         customer_managed_keys=site.customer_managed_keys,
     )
 

@@ -1,0 +1,39 @@
+"""`tradewind rollback`: bring an earlier champion back."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Annotated
+
+import typer
+
+
+def rollback(
+    workload: Annotated[str, typer.Argument(help="Name of the workload.")],
+    to: Annotated[str, typer.Option("--to", metavar="VERSION", help="A model version that was champion before.")],
+    reason: Annotated[str, typer.Option("--reason", help="Why; it goes into the ledger.")],
+) -> None:
+    """Make an earlier champion champion again, at once; recorded in the ledger with its reason."""
+    from deployments.local.supervisor import connected, running
+    from flows.adapters.settings import Settings
+    from flows.core.placement.model import Principal
+    from flows.services import promoting
+    from flows.services.declarations import Declarations
+    from flows.services.placing import SYSTEM_ROLES
+    from flows.store.database import State
+
+    stack = running(Settings())
+    settings, at = stack.settings, datetime.now(UTC)
+    with connected(stack):
+        Declarations.load(settings).require_control("rollback", workload, Principal(user=settings.principal, roles=SYSTEM_ROLES), at=at)
+        outcome = promoting.rollback(
+            State(settings.state_url),
+            settings,
+            workload,
+            to,
+            intent_id=f"{workload}/promote/{at:%Y-%m-%dT%H:%M:%SZ}/rollback",
+            reason=reason,
+            at=at,
+            principal=settings.principal,
+        )
+    typer.echo(outcome.summary)
