@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from flows.adapters.settings import Settings, identity
 from flows.adapters.storage import SiteStorage
-from flows.core.errors import GuardRefused, TradewindError, UserError
+from flows.core.errors import GuardRefused, PolicyDenied, UserError
 from flows.core.placement.model import Request
 from flows.core.planning import OUTPUTS
 from flows.services import recording
@@ -140,12 +140,14 @@ def _recorded(state: State, order: StepOrder, pool: str) -> Iterator[None]:
         at = now()
         with state.transaction() as tx:
             runs.finish(tx, order.run_id, "failed", at, error=message)
-            if isinstance(error, TradewindError) and error.exit_code == GuardRefused.exit_code:
+            if isinstance(error, PolicyDenied):
+                outbox.refuse(tx, order.intent_id, message, at)
+            elif not isinstance(error, GuardRefused):
+                outbox.fail(tx, order.intent_id, message, at, final=isinstance(error, UserError))
+            if isinstance(error, (GuardRefused, PolicyDenied)):
+                # a forged run must not end the intent it names: whoever was really sent still fulfils it
                 body = {"step": order.step, "workload": order.workload, "pool": pool, "intent": order.intent_id, "why": message}
                 ledger.append(tx, "guard-refusal", body, principal="worker", at=at)
-                outbox.refuse(tx, order.intent_id, message, at)
-            else:
-                outbox.fail(tx, order.intent_id, message, at, final=isinstance(error, UserError))
         raise
 
 
