@@ -61,7 +61,7 @@ def backfill(
     first, last = _moment(start), _moment(end)
     assert first is not None and last is not None
     if first > last:
-        raise UserError("`--from` lies after `--to`", field="--from", expected=f"an instant up to {end}")
+        raise UserError("it lies after `--to`", field="--from", expected=f"an instant up to {end}")
     settings = Settings()
     clocks = [first + timedelta(days=every * number) for number in range((last - first).days // every + 1)]
     _run_there(settings, [{"workload": workload, "as_of": clock.isoformat(), "retrain": retrain} for clock in clocks])

@@ -189,6 +189,7 @@ def show(report: Mapping[str, Any], console: Console) -> None:
             [_retrain_row(each) for each in report["retrains"]],
         ),
         ("Data that moved", ("dataset", "from", "to", "bytes", "USD"), _transfer_rows(report)),
+        ("Where the time went (runs overlap)", ("step", "runs", "seconds"), _time_rows(report)),
         ("Cost by pool", ("pool", "runs", "seconds", "USD settled", "USD decided", "kg CO2"), _cost_rows(report)),
     ):
         _print(console, title, columns, rows)
@@ -248,6 +249,13 @@ def _transfer_rows(report: Mapping[str, Any]) -> list[tuple[str, ...]]:
     return [
         (each["dataset"], each["source"], each["destination"], f"{each['bytes']:,}", f"{each['usd']:.6f}") for each in report["transfers"]
     ]
+
+
+def _time_rows(report: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    spent: dict[str, list[float]] = {}
+    for run in report["runs"]:
+        spent.setdefault(run["step"], []).append(run["seconds"] or 0.0)
+    return [(step, str(len(each)), f"{sum(each):.1f}") for step, each in sorted(spent.items(), key=lambda item: -sum(item[1]))]
 
 
 def _cost_rows(report: Mapping[str, Any]) -> list[tuple[str, ...]]:

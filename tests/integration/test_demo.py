@@ -14,10 +14,12 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import httpx
 import psutil
 import pytest
 
 from deployments.local import processes
+from deployments.local.lock import exclusive
 from flows.adapters.settings import PROJECT_ROOT, Settings
 from flows.services.declarations import Declarations
 from flows.store import aliases, ledger, outbox, replicas, runs
@@ -182,6 +184,47 @@ def test_a_lost_event_still_leads_to_one_retrain(reopened: State) -> None:
         assert row is not None and row.state == "done"
         trained = runs.recent(tx, intent_id=f"flight_delay/train/{day}/drift")
         assert [run.state for run in trained] == ["completed"]
+
+
+def test_the_decision_is_on_the_page_of_the_run(played: Played, reopened: State) -> None:
+    """Chosen, runners-up and every rejection with its reasons are an artifact of the lifecycle's run."""
+    server = json.loads((played.home / "run" / "services.json").read_text())["prefect"]["url"]
+    wanted = {"artifacts": {"key": {"any_": ["decision-train-nafld"]}}}
+    (artifact,) = httpx.post(f"{server}/api/artifacts/filter", json=wanted, timeout=30).raise_for_status().json()
+    assert artifact["flow_run_id"]
+    for told in ("onprem-fra-k8s", "aws-eu-central-1-ecs", "gcp-europe-west4-vertex", "hipaa-baa", "residency"):
+        assert told in artifact["data"]
+
+
+def test_one_step_runs_again_alone(played: Played, reopened: State) -> None:
+    """What is done is done again when a person asks for it, and nothing else is."""
+    with reopened.reading() as tx:
+        before = {run.id for run in runs.recent(tx, limit=1000)}
+    done = tradewind(played.home, "run", "nafld", "--as-of", "2013-03-15", "--step", "evaluate")
+    assert done.returncode == 0, done.stderr
+    with reopened.reading() as tx:
+        new = [run for run in runs.recent(tx, limit=1000) if run.id not in before]
+    assert [(run.step, run.state) for run in new] == [("evaluate", "completed")]
+
+
+def test_a_backfill_does_only_what_is_missing(played: Played, reopened: State) -> None:
+    """Moments of the range that are done are passed over."""
+    with reopened.reading() as tx:
+        before = len(runs.recent(tx, limit=1000))
+    done = tradewind(played.home, "backfill", "flight_delay", "--from", "2013-03-15", "--to", "2013-08-15", "--every", "153")
+    assert done.returncode == 0, done.stderr
+    assert "[2/2]" in done.stdout
+    with reopened.reading() as tx:
+        assert len(runs.recent(tx, limit=1000)) == before
+
+
+def test_two_demos_at_once_get_one_clear_message(played: Played) -> None:
+    """The second one names the first, and changes nothing."""
+    with exclusive(played.home, "tradewind demo", name="demo"):
+        second = tradewind(played.home, "demo")
+    assert second.returncode == 6
+    assert "`tradewind demo` (process" in second.stderr and "is at work" in second.stderr
+    assert "Traceback" not in second.stderr
 
 
 def test_rollback_brings_an_earlier_champion_back(played: Played, reopened: State) -> None:
