@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -17,6 +18,7 @@ from typing import Any
 import httpx
 import psutil
 import pytest
+from sqlalchemy.orm import Session
 
 from deployments.local import processes
 from deployments.local.lock import exclusive
@@ -43,6 +45,20 @@ class Played:
     def sites_with(self, identifier: re.Pattern[bytes]) -> set[str]:
         """The sites whose folder holds an identifier."""
         return {site.name for site in (self.home / "sites").iterdir() if traces(site, identifier)}
+
+
+@contextlib.contextmanager
+def recorded(home: Path, *, write: bool = False) -> Iterator[Session]:
+    """A transaction on the state database, all connections closed afterwards.
+
+    Scanning `state.db` as a plain file takes SQLite's locks from any connection that this process still holds.
+    """
+    state = State(f"sqlite:///{home / 'state.db'}")
+    try:
+        with state.transaction() if write else state.reading() as tx:
+            yield tx
+    finally:
+        state.close()
 
 
 def tradewind(home: Path, *words: str) -> subprocess.CompletedProcess[str]:
@@ -110,7 +126,7 @@ def test_no_byte_of_the_patients_is_outside_the_permitted_sites(played: Played) 
     workload = next(each for each in played.report["workloads"] if each["name"] == "nafld")
     permitted = set(workload["permitted_sites"])
     assert {"onprem-fra", "aws-eu-central-1"} == permitted
-    with State(f"sqlite:///{played.home / 'state.db'}").reading() as tx:
+    with recorded(played.home) as tx:
         rows = [row for name, rows in replicas.by_dataset(tx).items() if name.startswith("nafld-") for row in rows]
         # what MLflow and Great Expectations write beside the data (requirements, styles) is the same for every workload
         checksums = {checksum for row in rows for name, checksum in row.files.items() if name.endswith((".parquet", ".pkl"))}
@@ -131,7 +147,10 @@ def test_the_scanner_finds_the_flights_where_they_were_transferred(played: Playe
 
 def test_the_ledger_verifies(played: Played) -> None:
     """The chain is whole, up to and past its last anchor."""
-    assert ledger.verify(State(f"sqlite:///{played.home / 'state.db'}"), played.home / "anchors").ok
+    state = State(f"sqlite:///{played.home / 'state.db'}")
+    found = ledger.verify(state, played.home / "anchors")
+    state.close()
+    assert found.ok
 
 
 def test_nothing_is_left_running(played: Played) -> None:
@@ -150,15 +169,15 @@ def test_a_second_demo_finds_everything_done(played: Played) -> None:
 
 
 @pytest.fixture(scope="module")
-def reopened(played: Played) -> Iterator[State]:
+def reopened(played: Played) -> Iterator[Path]:
     """The demo's services once more, as `tradewind up` brings them back; all it did is still there."""
     done = tradewind(played.home, "up")
     assert done.returncode == 0, done.stderr
-    yield State(f"sqlite:///{played.home / 'state.db'}")
+    yield played.home
     assert tradewind(played.home, "down").returncode == 0
 
 
-def test_a_lost_event_still_leads_to_one_retrain(reopened: State) -> None:
+def test_a_lost_event_still_leads_to_one_retrain(reopened: Path) -> None:
     """An intent whose event never came is found by the scheduled reconciler, placed, trained once, and judged."""
     day = "2013-03-15"
     intent = outbox.Intent.of(
@@ -169,24 +188,24 @@ def test_a_lost_event_still_leads_to_one_retrain(reopened: State) -> None:
         due_at=datetime.now(UTC) - timedelta(minutes=5),
         payload={"as_of": f"{day}T00:00:00Z"},
     )
-    with reopened.transaction() as tx:
+    with recorded(reopened, write=True) as tx:
         outbox.ensure(tx, intent)
     deadline = time.monotonic() + 300
     while time.monotonic() < deadline:
-        with reopened.reading() as tx:
+        with recorded(reopened) as tx:
             row = outbox.get(tx, intent.id)
             assert row is not None and row.state != "failed", row and row.error
             if row.state == "done":
                 break
         time.sleep(1)
-    with reopened.reading() as tx:
+    with recorded(reopened) as tx:
         row = outbox.get(tx, intent.id)
         assert row is not None and row.state == "done"
         trained = runs.recent(tx, intent_id=f"flight_delay/train/{day}/drift")
         assert [run.state for run in trained] == ["completed"]
 
 
-def test_the_decision_is_on_the_page_of_the_run(played: Played, reopened: State) -> None:
+def test_the_decision_is_on_the_page_of_the_run(played: Played, reopened: Path) -> None:
     """Chosen, runners-up and every rejection with its reasons are an artifact of the lifecycle's run."""
     server = json.loads((played.home / "run" / "services.json").read_text())["prefect"]["url"]
     wanted = {"artifacts": {"key": {"any_": ["decision-train-nafld"]}}}
@@ -196,25 +215,25 @@ def test_the_decision_is_on_the_page_of_the_run(played: Played, reopened: State)
         assert told in artifact["data"]
 
 
-def test_one_step_runs_again_alone(played: Played, reopened: State) -> None:
+def test_one_step_runs_again_alone(played: Played, reopened: Path) -> None:
     """What is done is done again when a person asks for it, and nothing else is."""
-    with reopened.reading() as tx:
+    with recorded(reopened) as tx:
         before = {run.id for run in runs.recent(tx, limit=1000)}
     done = tradewind(played.home, "run", "nafld", "--as-of", "2013-03-15", "--step", "evaluate")
     assert done.returncode == 0, done.stderr
-    with reopened.reading() as tx:
+    with recorded(reopened) as tx:
         new = [run for run in runs.recent(tx, limit=1000) if run.id not in before]
     assert [(run.step, run.state) for run in new] == [("evaluate", "completed")]
 
 
-def test_a_backfill_does_only_what_is_missing(played: Played, reopened: State) -> None:
+def test_a_backfill_does_only_what_is_missing(played: Played, reopened: Path) -> None:
     """Moments of the range that are done are passed over."""
-    with reopened.reading() as tx:
+    with recorded(reopened) as tx:
         before = len(runs.recent(tx, limit=1000))
     done = tradewind(played.home, "backfill", "flight_delay", "--from", "2013-03-15", "--to", "2013-08-15", "--every", "153")
     assert done.returncode == 0, done.stderr
     assert "[2/2]" in done.stdout
-    with reopened.reading() as tx:
+    with recorded(reopened) as tx:
         assert len(runs.recent(tx, limit=1000)) == before
 
 
@@ -227,14 +246,14 @@ def test_two_demos_at_once_get_one_clear_message(played: Played) -> None:
     assert "Traceback" not in second.stderr
 
 
-def test_rollback_brings_an_earlier_champion_back(played: Played, reopened: State) -> None:
+def test_rollback_brings_an_earlier_champion_back(played: Played, reopened: Path) -> None:
     """The version before is champion again in the state and in MLflow's alias, with its reason in the ledger; an unknown one is refused."""
-    with reopened.reading() as tx:
+    with recorded(reopened) as tx:
         current = aliases.current(tx, "flight_delay", "champion")
     assert current is not None and current.previous is not None
     done = tradewind(played.home, "rollback", "flight_delay", "--to", current.previous, "--reason", "complaints")
     assert done.returncode == 0, done.stderr
-    with reopened.reading() as tx:
+    with recorded(reopened) as tx:
         now = aliases.current(tx, "flight_delay", "champion")
         assert now is not None and now.version == current.previous
         assert [row.body["why"] for row in ledger.rows(tx, kind="rollback")] == ["complaints"]
