@@ -27,6 +27,7 @@ async def lifecycle(
     retrain: bool = False,
     urgent: bool = False,
     steps: list[Step] | None = None,
+    again: bool = False,
 ) -> dict[str, Any]:
     """Run a workload's loop up to a moment of its data, or go on where an earlier run of the same loop stopped.
 
@@ -38,6 +39,7 @@ async def lifecycle(
         retrain: train a challenger even though there is a champion
         urgent: start each step in the first free slot, not in the cheapest one
         steps: run only these again, on what is there; left out, all that are due
+        again: do what an earlier run of the same moment has done, or was refused, once more
     """
     settings = Settings()
     declarations = Declarations.load(settings)
@@ -51,7 +53,7 @@ async def lifecycle(
         retrain=retrain,
         urgent=urgent,
         steps=tuple(steps or ()),
-        tag=f"again-{flow_run.get_id()}" if steps else "",
+        tag=f"again-{flow_run.get_id()}" if (steps or again) and intent_id is None else "",
     )
 
     async def show(step: str, decision: Mapping[str, Any]) -> None:

@@ -28,6 +28,7 @@ def run(
     retrain: Annotated[bool, typer.Option("--retrain", help="Train a challenger even though there is a champion.")] = False,
     step: Annotated[str | None, typer.Option("--step", help=f"Run one step again, alone: {', '.join(STEPS)}.")] = None,
     urgent: Annotated[bool, typer.Option("--urgent", help="The first free slot, not the cheapest one.")] = False,
+    again: Annotated[bool, typer.Option("--again", help="Once more, though an earlier run has done it or was refused.")] = False,
 ) -> None:
     """Run a workload's loop up to one moment of its data and wait for its end."""
     from flows.adapters.settings import Settings
@@ -41,7 +42,14 @@ def run(
     declarations = Declarations.load(settings)
     declarations.workload(workload)
     moment = _moment(as_of) or declarations.default_as_of(workload)
-    parameters = {"workload": workload, "as_of": moment.isoformat(), "retrain": retrain, "urgent": urgent, "steps": [step] if step else []}
+    parameters = {
+        "workload": workload,
+        "as_of": moment.isoformat(),
+        "retrain": retrain,
+        "urgent": urgent,
+        "steps": [step] if step else [],
+        "again": again,
+    }
     if local:
         _run_here(settings, parameters, sample)
     else:
@@ -107,10 +115,26 @@ def _run_there(settings: Settings, orders: list[dict[str, Any]]) -> None:
                 raise Unavailable(
                     f"the lifecycle ended {outcome.state}: {outcome.message}", fix=f"see {outcome.url}; the same command goes on from there"
                 )
-            typer.echo(f"  {outcome.state}: {outcome.url}")
+            typer.echo(f"  {_ended(settings, parameters)}; {outcome.url}")
 
     with connected(running(settings)):
         asyncio.run(each())
+
+
+def _ended(settings: Settings, parameters: dict[str, Any]) -> str:
+    """How the moment's lifecycle stands: a run that found it done or refused completes too, and people must see which it was."""
+    from flows.core.planning import window_of
+    from flows.store import outbox
+    from flows.store.database import State
+
+    window = window_of(datetime.fromisoformat(parameters["as_of"]))
+    with State(settings.state_url).reading() as tx:
+        rows = [row for row in outbox.recent(tx, workload=parameters["workload"], limit=1000) if row.step == "lifecycle"]
+        newest = max((row for row in rows if row.window == window), key=lambda row: row.claimed_at or row.due_at, default=None)
+        if newest is None:
+            return "nothing to do"
+        told = newest.error or (newest.result or {}).get("message") or ""
+        return f"{newest.state}{': ' + told if told else ''}"
 
 
 def _run_here(settings: Settings, parameters: dict[str, Any], sample: int | None) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import select
@@ -38,8 +39,6 @@ def collect(state: State, declarations: Declarations, *, links: Mapping[str, str
 
 
 def _workload(tx: Session, declarations: Declarations, name: str) -> dict[str, Any]:
-    from datetime import UTC, datetime
-
     label = declarations.label([f"{name}-raw"], at=datetime.now(UTC))
     champion = tx.get(AliasRow, (name, "champion"))
     finished = [run for run in runs.recent(tx, workload=name, state="completed", limit=EVERYTHING) if run.site != "control"]

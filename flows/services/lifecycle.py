@@ -15,14 +15,14 @@ from typing import Any
 
 from flows.adapters.settings import CONTROL, Settings
 from flows.core.canonical import instant
-from flows.core.errors import Infeasible, TradewindError, Unavailable
+from flows.core.errors import Infeasible, TradewindError
 from flows.core.planning import DATASET_OF_ROLE, INPUTS, Cause, intent_id, steps_of, window_of
 from flows.services import placing, promoting
 from flows.services.context import DatasetRef
 from flows.services.declarations import Declarations
 from flows.services.dispatching import Dispatcher
 from flows.services.promotion_runs import newest_done
-from flows.store import outbox, replicas
+from flows.store import outbox, replicas, reservations
 from flows.store.database import State
 
 log = logging.getLogger("flows.lifecycle")
@@ -62,7 +62,9 @@ class LifecycleOrder:
 
     @property
     def tagged_cause(self) -> str:
-        """The cause as its intents carry it."""
+        """The cause as its intents carry it; a given intent carries it already."""
+        if self.intent:
+            return self.intent.rsplit("/", 1)[-1]
         return f"{self.cause}-{self.tag}" if self.tag else self.cause
 
     def intent_of(self, step: str, cause: str | None = None) -> str:
@@ -84,7 +86,7 @@ async def run(order: LifecycleOrder, *, settings: Settings, dispatcher: Dispatch
 
     Raises:
         Infeasible: no place may run a step; the decision on record says why.
-        Unavailable: a step's run failed; starting the lifecycle again goes on from there.
+        TradewindError: a step's run failed; starting the lifecycle again goes on from there.
     """
     state = State(settings.state_url)
     own = order.intent or order.intent_of("lifecycle")
@@ -124,7 +126,7 @@ async def run(order: LifecycleOrder, *, settings: Settings, dispatcher: Dispatch
 
 def _take(state: State, own: str, order: LifecycleOrder) -> bool:
     now = _now()
-    payload = {"as_of": instant(order.as_of), "retrain": order.retrain}
+    payload = {"as_of": instant(order.as_of), "retrain": order.retrain, "urgent": order.urgent, "steps": list(order.steps)}
     with state.transaction() as tx:
         row = outbox.ensure(tx, outbox.Intent(own, order.workload, "lifecycle", order.window, own.rsplit("/", 1)[-1], now, payload))
         if row.state == outbox.FAILED:
@@ -277,6 +279,8 @@ class _Driver:
                 if ended is not None and ended.state == outbox.RUNNING:
                     outbox.fail(tx, own, f"{outcome.state}: {outcome.message}", _now())
                     ended = outbox.get(tx, own)
+                if ended is None or ended.state != outbox.OPEN:
+                    reservations.release(tx, own)
                 state = ended.state if ended else "gone"
                 error = (ended.error if ended else None) or outcome.message
             if state != outbox.OPEN:
@@ -288,6 +292,3 @@ class _Driver:
 
 def _now() -> datetime:
     return datetime.now(UTC)
-
-
-__all__ = ["LifecycleOrder", "Report", "Unavailable", "run"]

@@ -60,9 +60,9 @@ def place_step(state: State, settings: Settings, order: PlaceOrder, *, at: datet
         reservations.hold(tx)
         sites = {ref.dataset: replicas.sites(tx, ref.dataset, ref.version) for ref in order.inputs.values()}
         request = _request(tx, declarations, order, sites, at)
-        conditions = Conditions.model_validate(
-            {"replicas": sites, "reservations": [reservations.to_conditions(row) for row in reservations.active(tx, at, at + HORIZON)]}
-        )
+        # what the intent itself holds, from a decision before this one, is not in its own way
+        held = [row for row in reservations.active(tx, at, at + HORIZON) if row.intent_id != order.intent_id]
+        conditions = Conditions.model_validate({"replicas": sites, "reservations": [reservations.to_conditions(row) for row in held]})
         decision = place(request, declarations.estate, declarations.policy, declarations.catalog, conditions, at)
         body = decision.to_json()
         inputs = documents(request, declarations.estate, declarations.catalog, conditions)

@@ -66,8 +66,8 @@ def _running(state: State) -> list[IntentRow]:
 
 
 def _parameters(row: IntentRow) -> dict[str, Any]:
-    wanted = {key: row.payload[key] for key in ("as_of", "retrain", "urgent") if key in row.payload}
-    return {"workload": row.workload, "cause": row.cause, "intent_id": row.id, **wanted}
+    wanted = {key: row.payload[key] for key in ("as_of", "retrain", "urgent", "steps") if key in row.payload}
+    return {"workload": row.workload, "cause": row.cause.partition("-")[0], "intent_id": row.id, **wanted}
 
 
 def _now() -> datetime:

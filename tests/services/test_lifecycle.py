@@ -128,6 +128,53 @@ def test_what_failed_is_tried_again_by_the_next_run(settings: Settings) -> None:
     assert steps(dispatcher)[0] == "ingest"
 
 
+def test_its_own_reservation_is_not_in_its_way(settings: Settings) -> None:
+    """A step that is placed again, because its first run failed, may take the place that it holds."""
+    with tiny_steps(train=f"{drifted.__module__}:mistaken"), pytest.raises(TradewindError):
+        run(settings, TinyDispatcher(settings))
+    state = State(settings.state_url)
+    with state.transaction() as tx:
+        assert not [
+            row for row in reservations.active(tx, datetime.now(UTC), datetime.now(UTC) + timedelta(days=1)) if "/train/" in row.intent_id
+        ]
+        first = next(row for row in decisions.recent(tx) if row.step == "train")
+        now = datetime.now(UTC)
+        reservations.add(tx, first.pool or "", {"nodes": 1_000, "cpus": 10_000}, now, now + timedelta(days=1), first.intent_id or "")
+    run(settings, TinyDispatcher(settings), owner="run-2")
+    with state.reading() as tx:
+        assert next(row for row in decisions.recent(tx) if row.step == "train").pool == first.pool
+
+
+def test_a_cheap_slot_tonight_is_waited_for_without_a_run(settings: Settings, tmp_path: Path) -> None:
+    """When the cheapest slot is hours away the lifecycle ends, and its intent is due at the slot; an urgent one starts now."""
+    declared = shutil.copytree(settings.deployments, tmp_path / "deployments", ignore=shutil.ignore_patterns("*.py", "__pycache__"))
+    begins = (datetime.now(UTC) + timedelta(hours=4)).replace(minute=0, second=0, microsecond=0)
+    tariff = f'timezone: UTC\n  off_peak: [{{from: "{begins:%H:%M}", to: "{begins + timedelta(hours=3):%H:%M}", multiplier: 0.01}}]'
+    sites, workload = declared / "estate" / "sites.yaml", declared / "workloads" / "flight_delay.yaml"
+    sites.write_text(sites.read_text().replace("timezone: America/Chicago", tariff))
+    workload.write_text(workload.read_text().replace("usd_per_hour_of_delay: 0.5", "usd_per_hour_of_delay: 0"))
+    tonight = Settings(home=settings.home, deployments=declared)
+    dispatcher = TinyDispatcher(tonight)
+    assert run(tonight, dispatcher).state == "scheduled"
+    assert dispatcher.ran == []
+    with State(settings.state_url).reading() as tx:
+        row = outbox.get(tx, "flight_delay/lifecycle/2013-07-01/manual")
+        assert row is not None and (row.state, row.due_at) == ("open", begins)
+        assert outbox.due(tx, datetime.now(UTC), "lifecycle") == []
+        assert [each.id for each in outbox.due(tx, begins, "lifecycle")] == [row.id]
+    now = TinyDispatcher(tonight)
+    assert run(tonight, now, owner="run-2", tag="now", urgent=True).state == "done"
+    assert steps(now)[0] == "ingest"
+
+
+def test_done_again_on_purpose(settings: Settings) -> None:
+    """A tag sets the intents apart: every step runs once more."""
+    run(settings, TinyDispatcher(settings))
+    dispatcher = TinyDispatcher(settings)
+    assert run(settings, dispatcher, owner="run-2", tag="again-2").state == "done"
+    assert [step for step in steps(dispatcher) if step != "transfer"] == ["ingest", "materialize", "score", "watch"]
+
+
 def test_data_lies_only_where_decisions_sent_it(settings: Settings) -> None:
     """Every replica is at home or at a site that a transfer on record, decided by policy, brought it to."""
     run(settings, TinyDispatcher(settings))
