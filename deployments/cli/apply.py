@@ -14,9 +14,14 @@ def apply(
 ) -> None:
     """Create, update and remove blocks, pools, deployments, automations and schedules until the server has what is declared."""
     from deployments.apply import apply as apply_now
+    from deployments.local.records import MLFLOW, read_records
     from flows.adapters.settings import Settings
 
-    diff = apply_now(Settings(), check=check)
+    settings = Settings()
+    registry = read_records(settings.home).services.get(MLFLOW)
+    if settings.profile == "embedded" and settings.mlflow_url is None and registry is not None:
+        settings = Settings(**{**settings.model_dump(), "mlflow_url": registry.url})
+    diff = apply_now(settings, check=check)
     typer.echo(json.dumps(diff.to_json(), indent=1, sort_keys=True) if as_json else str(diff))
     if check and not diff.in_sync:
         raise typer.Exit(1)

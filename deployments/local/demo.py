@@ -162,5 +162,8 @@ def run(settings: Settings, console: Console, *, keep: bool = False) -> None:
         path.write_text(json.dumps(report, indent=1, sort_keys=True) + "\n")
     demo_report.show(report, console)
     console.print(f"as JSON: {path}", soft_wrap=True)
-    if not keep:
-        console.print("the services are stopped; `tradewind up` shows all of it in the UIs")
+    console.print(
+        "the services are running; `tradewind down` stops them"
+        if keep or not stack.started
+        else "the services are stopped; `tradewind up` shows all of it in the UIs"
+    )

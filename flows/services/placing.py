@@ -56,6 +56,7 @@ def place_step(state: State, settings: Settings, order: PlaceOrder, *, at: datet
         UserError: a declaration is wrong.
     """
     declarations = Declarations.load(settings)
+    at = at.replace(microsecond=0)
     with state.transaction() as tx:
         reservations.hold(tx)
         sites = {ref.dataset: replicas.sites(tx, ref.dataset, ref.version) for ref in order.inputs.values()}

@@ -215,6 +215,13 @@ def test_the_decision_is_on_the_page_of_the_run(played: Played, reopened: Path) 
         assert told in artifact["data"]
 
 
+def test_nothing_is_left_to_apply(reopened: Path) -> None:
+    """What `up` declared is what `apply --check` finds, and the doctor has nothing to say."""
+    for words in (("apply", "--check"), ("doctor",), ("status",), ("ledger", "verify")):
+        done = tradewind(reopened, *words)
+        assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
+
+
 def test_one_step_runs_again_alone(played: Played, reopened: Path) -> None:
     """What is done is done again when a person asks for it, and nothing else is."""
     with recorded(reopened) as tx:
