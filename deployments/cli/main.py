@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
+from types import FrameType
 
 import typer
 
@@ -36,8 +38,16 @@ for name, group in (("estate", estate), ("policy", policy), ("catalog", catalog)
     app.add_typer(group.app, name=name)
 
 
+def _end(number: int, _frame: FrameType | None) -> None:
+    """Unwind on SIGTERM as on Ctrl-C, so that what the command started is stopped."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # started in the background by a shell
+        raise SystemExit(128 + number)
+    signal.raise_signal(signal.SIGINT)
+
+
 def main() -> None:
-    """Run the command; a user's mistake ends in one message and the exit code of its kind, Ctrl-C in 130."""
+    """Run the command; a user's mistake ends in one message and the exit code of its kind, Ctrl-C and SIGTERM in 130."""
+    signal.signal(signal.SIGTERM, _end)
     try:
         app()
     except TradewindError as error:

@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -267,3 +268,28 @@ def test_rollback_brings_an_earlier_champion_back(played: Played, reopened: Path
     unknown = tradewind(played.home, "rollback", "flight_delay", "--to", "99", "--reason", "x")
     assert unknown.returncode == 2
     assert "99" in unknown.stderr and "Traceback" not in unknown.stderr
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_demo_stops_what_it_started(tmp_path: Path, number: signal.Signals) -> None:
+    """Ctrl-C or a kill while the first runs are under way leaves no process behind, and no traceback."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("TRADEWIND_", "PREFECT_"))}
+    process = subprocess.Popen(
+        [sys.executable, "-u", "-m", "deployments.cli.main", "demo"],
+        cwd=PROJECT_ROOT,
+        env={**environment, "TRADEWIND_HOME": str(tmp_path), "TRADEWIND_PORT_PREFECT": "0", "TRADEWIND_PORT_MLFLOW": "0"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        # a shell that runs the tests in the background has told them to ignore Ctrl-C
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+    assert process.stdout is not None
+    for line in process.stdout:
+        if "ingest on" in line:
+            break
+    process.send_signal(number)
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 130
+    assert "Traceback" not in output
+    assert processes.strays(tmp_path, []) == []
