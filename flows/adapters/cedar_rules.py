@@ -7,12 +7,13 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import date
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 import cedarpy
 
 from flows.adapters.declared import read_text
+from flows.adapters.policy_data import DATA_FILES, PolicyData, policy_data
 from flows.core.canonical import content_hash, sha256_hex
 from flows.core.errors import Problem, UserError
 from flows.core.governance.labels import Classification
@@ -68,6 +69,11 @@ class Rule:
     line: int
     annotations: Mapping[str, str]
 
+    @property
+    def excepts(self) -> bool:
+        """Whether its owner may grant dated exceptions to it."""
+        return self.effect == "forbid" and self.annotations.get("exceptions") == "yes"
+
     def reason(self, question: Question) -> Reason:
         """Why this forbid fired on the question."""
         return Reason(
@@ -76,14 +82,14 @@ class Rule:
             observed=self._filled("observed", question) or "forbidden",
             required=self._filled("required", question) or self.annotations.get("message", "a rule that does not forbid it"),
             source=self.source,
-            exception_by=self.annotations.get("owner") if self.annotations.get("exceptions") == "yes" else None,
+            exception_by=self.annotations.get("owner") if self.excepts else None,
         )
 
     def _filled(self, annotation: str, question: Question) -> str:
         return PLACEHOLDER.sub(lambda match: PLACEHOLDERS[match[1]](question), self.annotations.get(annotation, ""))
 
-    def problems(self, on: date) -> list[Problem]:
-        """What a reviewer would miss in this rule on that day: an annotation, or a review that is overdue."""
+    def problems(self) -> list[Problem]:
+        """What a reviewer would miss in this rule: an annotation, or a day in `@expires`."""
         wanted = ANNOTATIONS + (("observed", "required") if self.effect == "forbid" else ())
         found = [
             Problem(f"rule `{self.id}` has no `@{name}`", file=self.file, line=self.line, fix=f'write `@{name}("…")` above it')
@@ -91,19 +97,24 @@ class Rule:
             if not self.annotations.get(name)
         ]
         expires = self.annotations.get("expires")
-        try:
-            overdue = expires is not None and date.fromisoformat(expires) < on
-        except ValueError:
-            return [
-                *found,
-                Problem(
-                    f"rule `{self.id}`: `{expires}` is not a day", file=self.file, line=self.line, expected="a day such as `2028-12-31`"
-                ),
-            ]
-        if overdue:
-            fix = f"have {self.annotations.get('owner', 'its owner')} review it and set a later day"
-            found.append(Problem(f"rule `{self.id}` was due for review on {expires}", file=self.file, line=self.line, fix=fix))
+        if expires and self._review() is None:
+            what = f"rule `{self.id}`: `{expires}` is not a day"
+            found.append(Problem(what, file=self.file, line=self.line, expected="a day such as `2028-12-31`"))
         return found
+
+    def overdue(self, on: date) -> list[Problem]:
+        """That its review is overdue on that day, if it is."""
+        review = self._review()
+        if review is None or review >= on:
+            return []
+        fix = f"have {self.annotations.get('owner', 'its owner')} review it and set a later day"
+        return [Problem(f"rule `{self.id}` was due for review on {review}", file=self.file, line=self.line, fix=fix)]
+
+    def _review(self) -> date | None:
+        try:
+            return date.fromisoformat(self.annotations.get("expires", ""))
+        except ValueError:
+            return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +127,12 @@ class RuleBook:
     hash: str
     order: Mapping[str, int] = field(default_factory=dict)
     texts: Mapping[str, str] = field(default_factory=dict)
+    bodies: Mapping[str, Any] = field(default_factory=dict)
+    data: PolicyData = field(default_factory=PolicyData)
+
+    def without(self, id_: str) -> cedarpy.PolicySet:
+        """All rules but one."""
+        return _policy_set({known: body for known, body in self.bodies.items() if known != id_})
 
 
 def load_rules(folder: Path) -> RuleBook:
@@ -123,21 +140,36 @@ def load_rules(folder: Path) -> RuleBook:
 
     Raises:
         UserError: no folder, no rules, no schema, text that is not Cedar, an id used twice, a rule that does not fit the schema
-            strictly, or a placeholder that no question fills.
+            strictly, a placeholder that no question fills, or a wrong list of images or exceptions.
     """
     if not folder.is_dir():
         raise UserError("no such folder", file=str(folder), expected="a folder with `*.cedar` and `schema.cedarschema`")
     files = sorted(folder.rglob("*.cedar"))
     if not files:
         raise UserError("no rules here", file=str(folder), expected="one `*.cedar` file at least", fix="without a permit nothing could run")
-    texts = {path: _lf(read_text(path)) for path in [*files, folder / SCHEMA_FILE]}
-    schema = _schema(folder / SCHEMA_FILE, texts[folder / SCHEMA_FILE])
+    listed = [folder / name for name in DATA_FILES if (folder / name).exists()]
+    return rules_from(
+        {path.relative_to(folder).as_posix(): read_text(path) for path in [*files, folder / SCHEMA_FILE, *listed]}, str(folder)
+    )
+
+
+def rules_from(texts: Mapping[str, str], folder: str = FOLDER) -> RuleBook:
+    """As `load_rules`, from the text of every file by its path in the folder; messages name the files as if they lay in `folder`.
+
+    Raises:
+        UserError: as `load_rules`.
+    """
+    texts = {name: _lf(text) for name, text in texts.items()}
+    if SCHEMA_FILE not in texts:
+        raise UserError("no schema here", file=folder, expected=f"`{SCHEMA_FILE}`")
+    files = {name: str(Path(folder, name)) for name in texts}
+    schema = _schema(files[SCHEMA_FILE], texts[SCHEMA_FILE])
     rules: dict[str, Rule] = {}
     bodies: dict[str, Any] = {}
     problems: list[Problem] = []
-    for path in files:
-        found = _rules_of(path, texts[path], folder)
-        problems += _misfits(texts[path], schema, [rule for rule, _ in found])
+    for name in sorted((name for name in texts if name.endswith(".cedar")), key=PurePosixPath):
+        found = _rules_of(name, texts[name], files[name])
+        problems += _misfits(texts[name], schema, [rule for rule, _ in found])
         for rule, body in found:
             if rule.id in rules:
                 first = rules[rule.id]
@@ -145,41 +177,44 @@ def load_rules(folder: Path) -> RuleBook:
                     Problem(f"rule `{rule.id}` twice, first in {first.source}", file=rule.file, line=rule.line, fix="give it another `@id`")
                 )
             rules[rule.id], bodies[rule.id] = rule, body
-            problems += _unknown_placeholders(rule)
+            problems += [*_unknown_placeholders(rule), *_exceptions_unheard(rule, body)]
     if problems:
         raise UserError(problems=problems)
-    policies = cedarpy.PolicySet.from_json_str(json.dumps({"staticPolicies": bodies, "templates": {}, "templateLinks": []}))
-    named = sorted((path.relative_to(folder).as_posix(), sha256_hex(text.encode())) for path, text in texts.items())
+    policies = _policy_set(bodies)
+    data = policy_data({name: (files[name], texts[name]) for name in DATA_FILES if name in texts}, rules)
+    named = sorted((name, sha256_hex(text.encode())) for name, text in texts.items())
     order = {id_: position for position, id_ in enumerate(rules)}
-    return RuleBook(
-        rules, policies, schema, content_hash(named), order, {path.relative_to(folder).as_posix(): text for path, text in texts.items()}
-    )
+    return RuleBook(rules, policies, schema, content_hash(named), order, texts, bodies, data)
+
+
+def _policy_set(bodies: Mapping[str, Any]) -> cedarpy.PolicySet:
+    return cedarpy.PolicySet.from_json_str(json.dumps({"staticPolicies": dict(bodies), "templates": {}, "templateLinks": []}))
 
 
 def _lf(text: str) -> str:
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
-def _schema(path: Path, text: str) -> cedarpy.Schema:
+def _schema(file: str, text: str) -> cedarpy.Schema:
     try:
         return cedarpy.Schema.from_str(text)
     except ValueError as error:
-        raise UserError(f"not a Cedar schema: {_one_line(error)}", file=str(path), fix="see the Cedar schema grammar") from None
+        raise UserError(f"not a Cedar schema: {_one_line(error)}", file=file, fix="see the Cedar schema grammar") from None
 
 
-def _rules_of(path: Path, text: str, folder: Path) -> list[tuple[Rule, Any]]:
+def _rules_of(name: str, text: str, file: str) -> list[tuple[Rule, Any]]:
     try:
         parsed = json.loads(cedarpy.policies_to_json_str(text))
     except ValueError as error:
-        raise UserError(f"not Cedar: {_one_line(error)}", file=str(path), fix="see the Cedar policy grammar") from None
+        raise UserError(f"not Cedar: {_one_line(error)}", file=file, fix="see the Cedar policy grammar") from None
     if parsed.get("templates"):
-        raise UserError("policy templates are not used here", file=str(path), fix="write each rule out")
+        raise UserError("policy templates are not used here", file=file, fix="write each rule out")
     found = []
     static = sorted(parsed["staticPolicies"].items(), key=lambda item: int(item[0].removeprefix("policy")))
     for position, (_, body) in enumerate(static, 1):
         annotations = {name: str(value or "") for name, value in (body.get("annotations") or {}).items()}
-        id_ = annotations.get("id") or f"{path.stem}-{position}"
-        rule = Rule(id_, body["effect"], f"{FOLDER}/{path.relative_to(folder).as_posix()}", str(path), _line_of(id_, text), annotations)
+        id_ = annotations.get("id") or f"{PurePosixPath(name).stem}-{position}"
+        rule = Rule(id_, body["effect"], f"{FOLDER}/{name}", file, _line_of(id_, text), annotations)
         found.append((rule, body))
     return found
 
@@ -201,6 +236,21 @@ def _unknown_placeholders(rule: Rule) -> list[Problem]:
         for annotation in ("observed", "required")
         for name in PLACEHOLDER.findall(rule.annotations.get(annotation, ""))
         if name not in PLACEHOLDERS
+    ]
+
+
+def _exceptions_unheard(rule: Rule, body: Any) -> list[Problem]:
+    """A rule listens to exceptions if it says `@exceptions("yes")`, to those of its own id, and else to none."""
+    attribute = {"left": {"Var": "context"}, "attr": "exceptions"}
+    text = json.dumps(body["conditions"])
+    heard = text.count(json.dumps({".": attribute})[1:-1])
+    own = text.count(json.dumps({"contains": {"left": {".": attribute}, "right": {"Value": rule.id}}})[1:-1])
+    if heard == own == int(rule.excepts):
+        return []
+    said = f'`unless {{ … || context.exceptions.contains("{rule.id}") }}`'
+    what = f"rule `{rule.id}` {'does not listen to its exceptions' if rule.excepts else 'asks for exceptions that it does not allow'}"
+    return [
+        Problem(what, file=rule.file, line=rule.line, expected=f'`@exceptions("yes")` together with {said}', fix="write both, or neither")
     ]
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime
 from functools import cached_property
 from importlib.metadata import version
@@ -17,7 +17,8 @@ from typing import Any
 
 import cedarpy
 
-from flows.adapters.cedar_rules import Rule, RuleBook, load_rules
+from flows.adapters.cedar_rules import Rule, RuleBook, load_rules, rules_from
+from flows.adapters.policy_data import EXCEPTIONS_FILE, Exceptions, Granted, PolicyData
 from flows.core.governance.blocs import ANYWHERE, ISO_COUNTRIES, Blocs
 from flows.core.placement.decision import Reason
 from flows.core.placement.policy import Answer, PoolFacts, Question
@@ -78,6 +79,24 @@ class CedarPolicy:
         """
         return cls(load_rules(folder), blocs)
 
+    @classmethod
+    def of(cls, texts: Mapping[str, str], blocs: Blocs) -> CedarPolicy:
+        """The rules of these texts by their path in the folder, as `document` gives them.
+
+        Raises:
+            UserError: as `load`.
+        """
+        return cls(rules_from(texts), blocs)
+
+    def excepting(self, rows: Iterable[Granted]) -> CedarPolicy:
+        """The same rules with these exceptions granted besides.
+
+        Raises:
+            UserError: an exception to a rule that is not there, allows none, or is another owner's.
+        """
+        granted = Exceptions(exceptions=(*self._book.data.exceptions, *rows))
+        return CedarPolicy.of({**self._book.texts, EXCEPTIONS_FILE: granted.model_dump_json()}, self._blocs)
+
     @property
     def hash(self) -> str:
         """Names the exact text of rules and schema."""
@@ -98,12 +117,42 @@ class CedarPolicy:
         """All rules by id, in the order of files and text."""
         return self._book.rules
 
-    def ask(self, questions: Sequence[Question]) -> list[Answer]:
-        """One answer for each question, in order, with all reasons of a refusal."""
-        return [self._answer(question, ruling) for question, ruling in zip(questions, self.rulings(questions), strict=True)]
+    @property
+    def data(self) -> PolicyData:
+        """The approved images and the dated exceptions."""
+        return self._book.data
 
-    def rulings(self, questions: Sequence[Question]) -> list[Ruling]:
-        """What Cedar says to each question, in order."""
+    @cached_property
+    def last_days(self) -> frozenset[date]:
+        """When the dated exceptions end."""
+        return frozenset(row.until for row in self._book.data.exceptions)
+
+    def ask(self, questions: Sequence[Question]) -> list[Answer]:
+        """One answer for each question, in order, with all reasons of a refusal, or with the exceptions that it needed."""
+        rulings = self.rulings(questions)
+        answers = [self._answer(question, ruling) for question, ruling in zip(questions, rulings, strict=True)]
+        granted = {
+            place: rows
+            for place, (question, ruling) in enumerate(zip(questions, rulings, strict=True))
+            if not ruling.allowed and (rows := self._granted(question, ruling))
+        }
+        if granted:
+            again = self.rulings(
+                [questions[place] for place in granted], [frozenset(row.rule for row in rows) for rows in granted.values()]
+            )
+            for (place, rows), ruling in zip(granted.items(), again, strict=True):
+                told = tuple(row.told(questions[place]) for row in rows)
+                answers[place] = replace(self._answer(questions[place], ruling), excepted=told if ruling.allowed else ())
+        return answers
+
+    def _granted(self, question: Question, ruling: Ruling) -> tuple[Granted, ...]:
+        """The exceptions that cover the question and that one of the deciding rules listens to, the longest for each rule."""
+        rows = sorted(self._book.data.exceptions, key=lambda row: (row.until, row.reason))
+        found = {row.rule: row for row in rows if row.rule in ruling.rules and row.covers(question)}
+        return tuple(found[id_] for id_ in sorted(found))
+
+    def rulings(self, questions: Sequence[Question], exceptions: Sequence[frozenset[str]] = ()) -> list[Ruling]:
+        """What Cedar says to each question, in order, with the rules that each is excepted from; left out: none."""
         batches: list[Batch] = []
         for place, question in enumerate(questions):
             batch = next((batch for batch in batches if batch.takes(question)), None)
@@ -114,9 +163,17 @@ class CedarPolicy:
         found: dict[int, Ruling] = {}
         for batch in batches:
             entities = [*map(user_entity, batch.users.values()), *map(pool_entity, batch.pools.values())]
-            requests = [request_of(questions[place]) for place in batch.places]
+            requests = [self.request_of(questions[place], exceptions[place] if exceptions else frozenset()) for place in batch.places]
             found.update(zip(batch.places, self.evaluate(requests, entities, batch.day), strict=True))
         return [found[place] for place in range(len(questions))]
+
+    def request_of(self, question: Question, exceptions: Iterable[str] = ()) -> Json:
+        """The question as a Cedar request, with what the list of images says of its image."""
+        return request_of(question, approved=self._book.data.approves(question.image, _day(question.at)), exceptions=exceptions)
+
+    def without(self, id_: str) -> CedarPolicy:
+        """The same rules but one: what the table of cases must notice."""
+        return CedarPolicy(replace(self._book, policies=self._book.without(id_)), self._blocs)
 
     def evaluate(self, requests: Sequence[Json], entities: Sequence[Json], day: date) -> list[Ruling]:
         """Cedar's word on plain requests and entities; one that does not fit the schema is an error, never a permit."""
@@ -196,8 +253,8 @@ def pool_entity(pool: PoolFacts) -> Json:
     return {"uid": _uid("Pool", pool.name), "attrs": attributes, "parents": []}
 
 
-def request_of(question: Question) -> Json:
-    """The question as a Cedar request."""
+def request_of(question: Question, *, approved: bool = False, exceptions: Iterable[str] = ()) -> Json:
+    """The question as a Cedar request; `approved`: its image is on the list, `exceptions`: rules that do not hold for it."""
     label = {
         "level": question.label.level,
         "regimes": sorted(question.label.regimes),
@@ -209,6 +266,8 @@ def request_of(question: Question) -> Json:
         "workload": question.workload,
         "environment": question.environment,
         "image": question.image,
+        "image_approved": approved,
+        "exceptions": sorted(exceptions),
         "at": {"__extn": {"fn": "datetime", "arg": f"{question.at.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}"}},
         "to": {"__entity": _uid("Area", question.to)},
     }

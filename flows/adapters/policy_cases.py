@@ -3,31 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, StrictBool, model_validator
+from pydantic import AfterValidator, Field, StrictBool, model_validator
 
 from flows.adapters.declared import Declared, load_yaml, validate
-from flows.adapters.policy import CedarPolicy, Ruling
+from flows.adapters.policy import CedarPolicy, Ruling, pool_entity, request_of, user_entity
 from flows.core.errors import Problem
-from flows.core.governance.blocs import GdprBasis
-from flows.core.governance.labels import Classification, Label
+from flows.core.governance.blocs import GdprBasis, not_mistaken
+from flows.core.governance.labels import Classification, Label, Regime
 from flows.core.placement.fields import Country, Line, Model, Name, Names
 from flows.core.placement.policy import Action, PoolFacts, Question
 from flows.core.placement.request import Environment, Principal, Role
 
 CASES_FILE = "cases.yaml"
 
+Area = Annotated[
+    str,
+    Field(pattern=r"^[A-Z][A-Z0-9-]*$", description="an ISO country such as `DE`, or a bloc such as `EU`"),
+    AfterValidator(not_mistaken),
+]
+
 
 class LabelGiven(Model):
     """Parts of a label."""
 
     classification: Classification | None = None
-    regimes: tuple[Name, ...] | None = None
-    residency: tuple[Name, ...] | Literal["anywhere"] | None = None
+    regimes: tuple[Regime, ...] | None = None
+    residency: Annotated[tuple[Area, ...], Field(min_length=1)] | Literal["anywhere"] | None = None
 
 
 class PoolGiven(Model):
@@ -44,13 +50,18 @@ class PoolGiven(Model):
 
 
 class Given(Model):
-    """Parts of a question; what is left out is taken from the defaults."""
+    """Parts of a question; what is left out is taken from the defaults.
+
+    `image_approved` and `exceptions` say what the lists of images and of exceptions would: the table does not depend on today's lists.
+    """
 
     roles: tuple[Role, ...] | None = None
     action: Action | None = None
     step: Name | None = None
     environment: Environment | None = None
     image: str | None = None
+    image_approved: StrictBool = False
+    exceptions: Names = ()
     label: LabelGiven = Field(default_factory=LabelGiven)
     pool: PoolGiven = Field(default_factory=PoolGiven)
     to: Country | None = None
@@ -84,6 +95,15 @@ class Table(Model):
 
 
 @dataclass(frozen=True, slots=True)
+class Asked:
+    """A request with the entities it names, as plain JSON values."""
+
+    request: dict[str, Any]
+    user: dict[str, Any]
+    pool: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
 class Outcome:
     """One case and what the rules really said; `line` is where the case is written."""
 
@@ -95,10 +115,11 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """All outcomes, and what is wrong with the rules or the table besides."""
+    """All outcomes, what is wrong with the rules or the table besides, and what someone should look at soon."""
 
     outcomes: tuple[Outcome, ...]
     problems: tuple[Problem, ...]
+    warnings: tuple[Problem, ...] = ()
 
     @property
     def passed(self) -> bool:
@@ -117,17 +138,34 @@ def read_cases(folder: Path) -> tuple[Table, Declared]:
 
 
 def run_cases(policy: CedarPolicy, table: Table, document: Declared, at: datetime) -> Report:
-    """Ask every case as of that instant; a rule needs an allow and a deny case, all its annotations, and a review that is not overdue."""
-    questions = [question_of(table.defaults, case.given, at) for case in table.cases]
-    rulings = [policy.rulings([question])[0] for question in questions]
+    """Ask every case as of that instant; a rule needs an allow and a deny case, and all its annotations. An overdue review is a warning."""
+    asked = [as_asked(table.defaults, case.given, at, index) for index, case in enumerate(table.cases)]
+    rulings = rulings_of(policy, asked, at)
     outcomes = tuple(
-        Outcome(case, document.mark(("cases", index)).line, ruling, _as_expected(case, ruling, policy))
+        Outcome(case, document.mark(("cases", index)).line, ruling, as_expected(case, ruling, policy))
         for index, (case, ruling) in enumerate(zip(table.cases, rulings, strict=True))
     )
-    return Report(outcomes, tuple(_gaps(policy, table.cases, document, at)))
+    overdue = [problem for rule in policy.rules.values() for problem in rule.overdue(at.date())]
+    return Report(outcomes, tuple(_gaps(policy, table.cases, document)), (*overdue, *policy.data.expired(at.date())))
 
 
-def _as_expected(case: Case, ruling: Ruling, policy: CedarPolicy) -> bool:
+def as_asked(defaults: Given, given: Given, at: datetime, index: int) -> Asked:
+    """The case as Cedar is asked; its pool and its user carry the index, so that all cases fit into one batch."""
+    question = question_of(defaults, given, at)
+    pool = replace(question.pool, name=f"case-{index}")
+    user = Principal(user=f"case-{index}", roles=question.principal.roles)
+    request = request_of(replace(question, pool=pool, principal=user), approved=given.image_approved, exceptions=given.exceptions)
+    return Asked(request, user_entity(user), pool_entity(pool))
+
+
+def rulings_of(policy: CedarPolicy, asked: Sequence[Asked], at: datetime) -> list[Ruling]:
+    """What Cedar says to each, in order."""
+    entities = [entity for one in asked for entity in (one.user, one.pool)]
+    return policy.evaluate([one.request for one in asked], entities, at.date())
+
+
+def as_expected(case: Case, ruling: Ruling, policy: CedarPolicy) -> bool:
+    """Whether the rules said what the case expects: for a deny, exactly its own rule and those under `also`."""
     if ruling.errors or case.rule not in policy.rules:
         return False
     permit = policy.rules[case.rule].effect == "permit"
@@ -137,8 +175,8 @@ def _as_expected(case: Case, ruling: Ruling, policy: CedarPolicy) -> bool:
     return not ruling.allowed and set(ruling.rules) == wanted
 
 
-def _gaps(policy: CedarPolicy, cases: Sequence[Case], document: Declared, at: datetime) -> list[Problem]:
-    problems = [problem for rule in policy.rules.values() for problem in rule.problems(at.date())]
+def _gaps(policy: CedarPolicy, cases: Sequence[Case], document: Declared) -> list[Problem]:
+    problems = [problem for rule in policy.rules.values() for problem in rule.problems()]
     for index, case in enumerate(cases):
         for field, name in (("rule", case.rule), *(("also", name) for name in case.also)):
             if name not in policy.rules:

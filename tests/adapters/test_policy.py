@@ -1,16 +1,14 @@
 """Cedar as the policy: everything doubtful refuses, every reason shows, and a broken rule never loads."""
 
-import copy
 import shutil
-from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, date, datetime
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from flows.adapters.policy import CedarPolicy, pool_entity, request_of, user_entity
+from flows.adapters.policy_proof import paths, without
 from flows.core.errors import UserError
 from flows.core.governance.blocs import Adequacy, Blocs
 from flows.core.governance.labels import Classification, Label
@@ -100,23 +98,6 @@ def test_answers_go_to_an_adequate_country_only_while_the_decision_holds(policy:
 def test_an_offset_changes_nothing(policy: CedarPolicy) -> None:
     """Instants are compared, not their texts."""
     assert policy.ask([replace(ALLOWED, at=datetime.fromisoformat("2026-06-01T10:00:00.123456+02:00"))])[0].allowed
-
-
-def paths(value: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
-    """Every attribute of a Cedar record, nested ones too; entity references and extension values are whole."""
-    if isinstance(value, dict) and not any(key.startswith("__") for key in value):
-        for key, inner in value.items():
-            yield (*path, key)
-            yield from paths(inner, (*path, key))
-
-
-def without(value: dict[str, Any], path: tuple[str, ...]) -> dict[str, Any]:
-    found = copy.deepcopy(value)
-    inner = found
-    for key in path[:-1]:
-        inner = inner[key]
-    del inner[path[-1]]
-    return found
 
 
 @pytest.mark.parametrize("path", list(paths(request_of(ALLOWED)["context"])), ids=".".join)

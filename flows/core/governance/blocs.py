@@ -26,6 +26,25 @@ ISO_COUNTRIES = frozenset(
 )
 """ISO 3166-1 alpha-2 codes."""
 
+MISTAKEN = {"UK": "GB", "EL": "GR"}
+"""Codes in common use that ISO gives to no country, and those that are meant."""
+
+
+def not_mistaken(code: str) -> str:
+    """The code, unless it is one that people take for a country's.
+
+    Raises:
+        ValueError: names the code that is meant.
+    """
+    if code in MISTAKEN:
+        raise ValueError(f"`{code}` is no ISO 3166 country; did you mean `{MISTAKEN[code]}`?")
+    return code
+
+
+def _hint(codes: Iterable[str]) -> str:
+    meant = sorted(MISTAKEN[code] for code in codes if code in MISTAKEN)
+    return f"; did you mean `{'`, `'.join(meant)}`?" if meant else ""
+
 
 class Adequacy(BaseModel):
     """An adequacy decision (GDPR Art. 45): `until` its last valid UTC day (None: open), `needs` a certification the recipient must hold."""
@@ -50,11 +69,12 @@ class Blocs(BaseModel):
             if name in ISO_COUNTRIES or name == ANYWHERE:
                 raise ValueError(f"bloc `{name}` has the name of a country or of the area above all")
             if unknown := sorted(member for member in members if member not in self.blocs and member not in ISO_COUNTRIES):
-                raise ValueError(f"bloc `{name}` has members that are neither a country nor a bloc: `{'`, `'.join(unknown)}`")
+                told = f"`{'`, `'.join(unknown)}`{_hint(unknown)}"
+                raise ValueError(f"bloc `{name}` has members that are neither a country nor a bloc: {told}")
             if name in self._descend(name):
                 raise ValueError(f"bloc `{name}` contains itself")
         if unknown := sorted(set(self.adequacy) - ISO_COUNTRIES):
-            raise ValueError(f"adequacy names no country: `{'`, `'.join(unknown)}`")
+            raise ValueError(f"adequacy names no country: `{'`, `'.join(unknown)}`{_hint(unknown)}")
         return self
 
     def _descend(self, name: str) -> set[str]:

@@ -10,11 +10,11 @@ from functools import cached_property
 from itertools import combinations
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, model_validator
 from pydantic_core import PydanticCustomError
 
 from flows.core.errors import UserError
-from flows.core.governance.blocs import ANYWHERE, Blocs
+from flows.core.governance.blocs import ANYWHERE, Blocs, not_mistaken
 
 EVERYWHERE = frozenset({ANYWHERE})
 """The residency that leaves every country open."""
@@ -51,6 +51,7 @@ AreaCode = Annotated[
     str,
     StringConstraints(pattern=r"^(anywhere|[A-Z][A-Z0-9-]*)$"),
     Field(description="an ISO country such as `DE`, a bloc such as `EU`, or `anywhere`"),
+    AfterValidator(not_mistaken),
 ]
 Regime = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9-]*$"), Field(description="a regime in lower case, such as `gdpr`")]
 DatasetName = Annotated[

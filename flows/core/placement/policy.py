@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import date, datetime
 from typing import TYPE_CHECKING, Literal, Protocol
 
 from flows.core.placement.decision import Reason
@@ -38,7 +38,10 @@ class PoolFacts:
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """May this principal do this action with data of this label at this pool? `to` is the country the data is headed for."""
+    """May this principal do this action with data of this label at this pool? `to` is the country the data is headed for.
+
+    `dataset` and `through`, the last day that must be covered, are what dated exceptions go by; left out, none applies.
+    """
 
     action: Action
     principal: Principal
@@ -50,24 +53,36 @@ class Question:
     image: str
     at: datetime
     to: str
+    dataset: str = ""
+    through: date | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """Allowed only if `allowed` and there is no reason against it; reasons are all rules that forbid, or say what went wrong."""
+    """Allowed only if `allowed` and there is no reason against it; reasons are all rules that forbid, or say what went wrong.
+
+    `excepted` tells the dated exceptions without which the answer would be no.
+    """
 
     allowed: bool
     reasons: tuple[Reason, ...] = ()
+    excepted: tuple[str, ...] = ()
 
 
 class Policy(Protocol):
-    """A set of rules; `hash` names its exact text, `engine` the name and version of what evaluates it, such as `cedar 4.12.2`."""
+    """A set of rules; `hash` names its exact text, `engine` the name and version of what evaluates it, such as `cedar 4.12.2`.
+
+    `last_days` are the last valid days of its dated exceptions.
+    """
 
     @property
     def hash(self) -> str: ...
 
     @property
     def engine(self) -> str: ...
+
+    @property
+    def last_days(self) -> frozenset[date]: ...
 
     def ask(self, questions: Sequence[Question]) -> list[Answer]:
         """One answer for each question, in order; a rule that cannot be evaluated is a reason, no permit is `default-deny`."""
