@@ -26,22 +26,24 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Folders:
-    """Where the declarations lie."""
+    """Where the declarations lie; an estate can be looked at without a catalog and without workloads."""
 
     estate: Path
     policies: Path
-    catalog: Path
-    workloads: Path
+    catalog: Path | None
+    workloads: Path | None
 
 
 def check(folders: Folders, at: datetime) -> list[Finding]:
     """All findings as of that instant; an empty list means that everything fits."""
     found: list[Finding] = []
     estate = _collect(found, lambda: read_estate(folders.estate))
-    catalog = _collect(found, lambda: read_catalog(folders.catalog))
-    declared = [
-        one for name in _collect(found, lambda: names(folders.workloads)) or () if (one := _workload(found, folders.workloads, name))
-    ]
+    labels, workloads = folders.catalog, folders.workloads
+    catalog = None if labels is None else _collect(found, lambda: read_catalog(labels))
+    declared = []
+    if workloads is not None:
+        listed = _collect(found, lambda: names(workloads)) or ()
+        declared = [one for name in listed if (one := _workload(found, workloads, name))]
     blocs = _collect([], lambda: load_blocs(folders.estate))
     policy = None if blocs is None else _collect(found, lambda: CedarPolicy.load(folders.policies, blocs))
     if estate is not None:

@@ -97,8 +97,10 @@ def load_yaml(path: Path) -> Declared:
     return documents[0]
 
 
-def load_csv(path: Path, columns: Iterable[str], *, optional: Iterable[str] = ()) -> Declared:
+def load_csv(path: Path, columns: Iterable[str], *, optional: Iterable[str] = (), others: bool = False) -> Declared:
     """The rows of a table as a list of dicts of texts; empty cells are left out, lines starting with `#` are comments.
+
+    `others`: further columns are left aside instead of refused, for tables that somebody else publishes.
 
     Raises:
         UserError: no such file, a missing, unknown or doubled column, or a row with too many or too few cells.
@@ -118,7 +120,7 @@ def load_csv(path: Path, columns: Iterable[str], *, optional: Iterable[str] = ()
             fix=_did_you_mean(name, wanted + allowed),
         )
         for name in header
-        if name not in wanted + allowed
+        if name not in wanted + allowed and not others
     ]
     problems += [
         Problem(f"column `{name}` twice", file=file, line=header_line) for name in sorted({n for n in header if header.count(n) > 1})
@@ -139,13 +141,16 @@ def load_csv(path: Path, columns: Iterable[str], *, optional: Iterable[str] = ()
         raise UserError(problems=problems)
     marks: dict[DataPath, Mark] = {(): Mark(file, header_line)}
     data = []
+    known = {*wanted, *allowed}
     for index, (number, cells) in enumerate(rows[1:]):
         marks[(index,)] = Mark(file, number)
-        data.append({name: cell.strip() for name, cell in zip(header, cells, strict=True) if cell.strip()})
+        data.append({name: cell.strip() for name, cell in zip(header, cells, strict=True) if name in known and cell.strip()})
     return Declared(data, file, marks)
 
 
 def _cells(file: str, number: int, line: str) -> list[str]:
+    if '"' not in line and "\0" not in line and len(line) <= csv.field_size_limit():
+        return line.split(",")
     try:
         return next(csv.reader(io.StringIO(line)), [])
     except csv.Error as error:

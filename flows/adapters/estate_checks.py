@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from fnmatch import fnmatchcase
 from itertools import permutations
 from typing import Literal
 
 from flows.adapters.estate import EstateFiles, matches
 from flows.core.errors import Problem
 from flows.core.governance.blocs import ISO_COUNTRIES
+from flows.core.placement.estate import Pool
 
 CONTROL = "control"
 CAPACITY = ("nodes", "cpus", "memory_gib")
@@ -55,6 +57,9 @@ def _sites(files: EstateFiles, at: datetime) -> Iterator[Finding]:
                 "no bloc `EEA`: no country counts as inside the GDPR", file=files.documents["sites"].file, fix="declare it in blocs.yaml"
             )
         )
+    for assumed in estate.assumptions:
+        fix = "write what was signed, and take `certifications_assumed` out"
+        yield warning(Problem(assumed, file=files.documents["sites"].file, fix=fix))
     for index, site in enumerate(estate.sites):
         for field in ("country", "operator_country"):
             code = getattr(site, field)
@@ -82,8 +87,9 @@ def _pools(files: EstateFiles) -> Iterator[Finding]:
         site = estate.site_by_id[pool.site]
         offers = estate.offers_of(pool)
         for pattern in pool.offers:
-            if not any(matches(pool.model_copy(update={"offers": (pattern,)}), offer) for offer in estate.offers):
-                there = ", ".join(offer.name for offer in estate.offers_by_site.get(pool.site, ())) or "none"
+            here = estate.offers_by_site.get(pool.site, ())
+            if not any(fnmatchcase(offer.name, pattern) for offer in here):
+                there = listed([offer.name for offer in here], most=20) or "none"
                 what = f"`{pattern}` of `{pool.name}` fits no offer of `{pool.site}`"
                 yield error(files.problem("pools", index, what, field="offers", expected=f"a pattern of: {there}"))
         for name in sorted(set(pool.certifications or ()) - set(site.certifications)):
@@ -108,7 +114,7 @@ def _pools(files: EstateFiles) -> Iterator[Finding]:
             and pool.spot_interruptions_per_hour is None
         ]
         if unrated:
-            what = f"no interruption rate for spot offers of `{pool.name}`: {', '.join(unrated)}"
+            what = f"no interruption rate for spot offers of `{pool.name}`: {listed(unrated, most=20)}"
             yield warning(
                 files.problem("pools", index, what, fix="add `spot_interruptions_per_hour`, or SpotInterruptionsPerHour to the offers")
             )
@@ -116,6 +122,10 @@ def _pools(files: EstateFiles) -> Iterator[Finding]:
 
 def _offers(files: EstateFiles) -> Iterator[Finding]:
     estate = files.estate
+    pools: dict[str, list[Pool]] = {}
+    for pool in estate.pools:
+        pools.setdefault(pool.site, []).append(pool)
+    hungry: dict[str, list[int]] = {}
     for index, offer in enumerate(estate.offers):
         if offer.usd_per_hour is None and offer.spot_usd_per_hour is None:
             yield error(files.problem("offers", index, f"`{offer.name}` at `{offer.site}` has no price", field="Price"))
@@ -124,14 +134,19 @@ def _offers(files: EstateFiles) -> Iterator[Finding]:
                 files.problem("offers", index, f"spot of `{offer.name}` at `{offer.site}` costs more than on demand", field="SpotPrice")
             )
         if offer.watts is None:
-            yield warning(
-                files.problem(
-                    "offers", index, f"no Watts for `{offer.name}` at `{offer.site}`: the estate's worst are taken", field="Watts"
-                )
-            )
-        if not any(matches(pool, offer) for pool in estate.pools):
+            hungry.setdefault(offer.site, []).append(index)
+        if not any(matches(pool, offer) for pool in pools.get(offer.site, ())):
             what = f"no pool rents `{offer.name}` at `{offer.site}`"
             yield warning(files.problem("offers", index, what, fix="add it to a pool's `offers`, or take the row out"))
+    for site, indices in hungry.items():
+        what = f"no Watts for {listed([f'`{estate.offers[index].name}`' for index in indices])} at `{site}`: the estate's worst are taken"
+        yield warning(files.problem("offers", indices[0], what, field="Watts"))
+
+
+def listed(names: Sequence[str], most: int = 3) -> str:
+    """The first names, and how many more there are."""
+    more = len(names) - most
+    return ", ".join(names[:most]) + (f" and {more} more" if more > 0 else "")
 
 
 def _facts(files: EstateFiles) -> Iterator[Finding]:

@@ -12,6 +12,7 @@ from typing import Any
 from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
+from ruamel.yaml.reader import ReaderError
 
 from flows.core.errors import UserError
 
@@ -146,6 +147,10 @@ def parse(text: str, file: str) -> list[tuple[Any, dict[Path, Mark]]]:
         ) from error
     except RecursionError as error:
         raise UserError("nested too deeply", file=file, fix="flatten the file") from error
+    except ReaderError as error:
+        line = text.count("\n", 0, error.position) + 1
+        what = f"not valid YAML: the character {ord(text[error.position]):#06x}"
+        raise UserError(what, file=file, line=line, expected="text that can be printed", fix="take it out") from error
     except YAMLError as error:
         raise UserError(f"not valid YAML: {str(error).splitlines()[0].lower()}", file=file, fix="save the file as UTF-8 text") from error
     return documents

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, StrictBool, model_validator
 
+from flows.core.canonical import content_hash
 from flows.core.governance.blocs import Blocs
 from flows.core.placement.fields import (
     Clock,
@@ -68,7 +69,8 @@ class Site(Model):
     """One place where compute runs and data rests.
 
     `certifications` maps a name to its last valid UTC day (None: open). `storage_usd_per_gb_month` is for 730 hours.
-    `country` or `operator_country` None means unknown: nothing may run there.
+    `country` or `operator_country` None means unknown: nothing may run there. `certifications_assumed`: nobody has checked the
+    certifications, the ceiling and the keys; every decision over an estate with such a site says so.
     """
 
     id: Name
@@ -78,6 +80,7 @@ class Site(Model):
     operator_country: Country | None
     max_classification: Classification
     certifications: Mapping[Name, Day | None] = Field(default_factory=dict)
+    certifications_assumed: StrictBool = False
     customer_managed_keys: StrictBool = False
     grid_zone: Name | None = None
     pue: Annotated[Positive, Field(ge=1, le=10)] = Decimal(1)
@@ -209,6 +212,20 @@ class Estate(Model):
     def document(self) -> Any:
         """The estate as hashed and stored; computed once, since it is large."""
         return content_form(self)
+
+    @cached_property
+    def hash(self) -> str:
+        """The content hash of the estate; computed once."""
+        return content_hash(self.document)
+
+    @cached_property
+    def assumptions(self) -> tuple[str, ...]:
+        """What every decision over this estate must say, because nobody has checked it."""
+        assumed = sorted(site.id for site in self.sites if site.certifications_assumed)
+        if not assumed:
+            return ()
+        shown = ", ".join(f"`{name}`" for name in assumed[:3]) + (f" and {len(assumed) - 3} more" if len(assumed) > 3 else "")
+        return (f"certifications, ceilings and keys of {shown} are assumed, not checked: no real data may depend on this decision",)
 
     @cached_property
     def site_by_id(self) -> dict[str, Site]:
