@@ -1,0 +1,272 @@
+"""What each step of a joint placement may be: its candidates, as few as can matter, and what reaches them over edges at which price."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import date, datetime
+from decimal import Decimal
+
+from flows.core.errors import UserError
+from flows.core.governance.labels import Catalog
+from flows.core.placement import runtimes
+from flows.core.placement.asking import verdicts
+from flows.core.placement.decision import Chosen, Reason, Rejection
+from flows.core.placement.engine import assumed, rejections
+from flows.core.placement.estate import Estate, Pool, Site
+from flows.core.placement.filters import FILTERS, Facts
+from flows.core.placement.haul import leg
+from flows.core.placement.policy import Answer, Policy, Question
+from flows.core.placement.request import Conditions, Request
+from flows.core.placement.scene import Input, Scene, resolve
+from flows.core.placement.score import SIX_PLACES, Candidate, Pricer, lanes
+
+ZERO = Decimal(0)
+Reasons = tuple[Reason, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Hop:
+    """A dataset on its way from one step to another; `sized` is false if nobody knows its size."""
+
+    from_: str
+    to: str
+    dataset: str
+    size_gb: Decimal
+    sized: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """A candidate that meets every filter of its step, and which datasets may come to it from another site."""
+
+    candidate: Candidate
+    may_come: frozenset[str]
+
+    @property
+    def pool(self) -> str:
+        """The name of its pool."""
+        return self.candidate.lane.pool.name
+
+    @property
+    def site(self) -> str:
+        """The id of its site."""
+        return self.candidate.lane.site.id
+
+    @property
+    def total(self) -> Decimal:
+        """Its own USD, edges not counted."""
+        return self.candidate.usd.total
+
+
+@dataclass(slots=True)
+class Ground:
+    """Pools that a step sees in the same way: all of them, or those of one site if something comes over an edge.
+
+    `moves` are policy's reasons against each dataset coming to the pool from elsewhere, by (dataset, pool, era).
+    """
+
+    scene: Scene
+    pools: tuple[Pool, ...]
+    pricer: Pricer
+    eras: tuple[tuple[Pool, int], ...]
+    facts: Facts | None = None
+    moves: dict[tuple[str, str, int], Reasons] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """A step with its options, those that rank first first; `every` also has the ones that a better one of their site makes needless."""
+
+    name: str
+    estate: Estate
+    grounds: tuple[Ground, ...]
+    options: tuple[Option, ...]
+    every: tuple[Option, ...]
+    warnings: tuple[str, ...]
+
+    def usd(self, hop: Hop, src: str, option: Option) -> Decimal | None:
+        """What the hop from that site to the option costs; None if it must not be or nobody knows its price."""
+        if src == option.site:
+            return ZERO
+        moved = leg(self.estate, hop.size_gb, src, option.site) if hop.dataset in option.may_come else None
+        return None if moved is None else moved.usd.quantize(SIX_PLACES)
+
+    def against(self, hop: Hop, src: str, option: Option) -> Reasons:
+        """Why the hop from that other site to the option must not be."""
+        ground = next(ground for ground in self.grounds if option.candidate.lane.pool in ground.pools)
+        found = list(ground.moves[hop.dataset, option.pool, option.candidate.era])
+        if leg(self.estate, hop.size_gb, src, option.site) is None:
+            found.append(Reason("egress-unknown", "data", f"{src} -> {option.site} has no price", "a row for it", "estate: egress.csv"))
+        return tuple(found)
+
+    def best_of_pools(self) -> tuple[Option, ...]:
+        """The first option of each pool."""
+        first: dict[str, Option] = {}
+        for option in self.every:
+            first.setdefault(option.pool, option)
+        return tuple(first.values())
+
+    def rejections(self) -> tuple[Rejection, ...]:
+        """Why not, for each pool or offer without an option, its datasets on edges being where it runs."""
+        found = [row for ground in self.grounds if ground.facts is not None for row in rejections(ground.pools, ground.facts)]
+        return tuple(sorted(found, key=lambda row: row.pool))
+
+    def told(self, option: Option) -> Iterator[str]:
+        """Where the runtime of the option comes from, if runs were recorded."""
+        yield from (f"`{self.name}`: {line}" for line in runtimes.told(self.grounds[0].scene, option.candidate.lane.offer))
+
+    def shown(self, option: Option) -> Chosen:
+        """The option as a decision prints it, with the on-demand twin of a spot candidate."""
+        lane = option.candidate.lane
+        if lane.spot is None:
+            return option.candidate.chosen()
+        ground = next(ground for ground in self.grounds if lane.pool in ground.pools)
+        twin = next(other for other in lanes(ground.scene, lane.pool) if other.offer.name == lane.offer.name and other.spot is None)
+        return option.candidate.chosen(ground.pricer.candidate(twin, option.candidate.start, ground.scene.deadline))
+
+
+class Remembered:
+    """A policy that first only notes what it is asked, then asks all of it in one batch, then answers."""
+
+    def __init__(self, policy: Policy) -> None:
+        self._policy = policy
+        self._answers: dict[Question, Answer] = {}
+        self._noted: dict[Question, None] = {}
+
+    @property
+    def hash(self) -> str:
+        """The policy's own."""
+        return self._policy.hash
+
+    @property
+    def engine(self) -> str:
+        """The policy's own."""
+        return self._policy.engine
+
+    @property
+    def last_days(self) -> frozenset[date]:
+        """The policy's own."""
+        return self._policy.last_days
+
+    def ask(self, questions: Sequence[Question]) -> list[Answer]:
+        """The answers, if all are there; else none, which counts as no."""
+        if all(question in self._answers for question in questions):
+            return [self._answers[question] for question in questions]
+        self._noted.update(dict.fromkeys(questions))
+        return []
+
+    def settle(self) -> None:
+        """Ask everything that was noted, once; too few answers are no answer."""
+        wanted = list(self._noted)
+        self._noted.clear()
+        answers = self._policy.ask(wanted) if wanted else []
+        if len(answers) == len(wanted):
+            self._answers = dict(zip(wanted, answers, strict=True))
+
+
+def prepare(
+    steps: Mapping[str, Request],
+    hops: Sequence[Hop],
+    estate: Estate,
+    policy: Policy,
+    catalog: Catalog,
+    conditions: Conditions,
+    at: datetime,
+) -> dict[str, Step]:
+    """Every step with its options; policy is asked once for all of them.
+
+    Raises:
+        UserError: a request that makes no sense in this estate, under the step's name.
+    """
+    asked = Remembered(policy)
+    coming = {name: [hop for hop in hops if hop.to == name] for name in steps}
+    grounds = {
+        name: _grounds(_resolved(name, request, estate, catalog, conditions, at, asked), coming[name]) for name, request in steps.items()
+    }
+    for _ in range(2):  # the first round only notes the questions
+        told = {name: sorted({line for ground in found for line in _judge(ground, coming[name], asked)}) for name, found in grounds.items()}
+        asked.settle()
+    return {name: _step(name, estate, grounds[name], coming[name], told[name]) for name in steps}
+
+
+def _resolved(name: str, request: Request, estate: Estate, catalog: Catalog, conditions: Conditions, at: datetime, policy: Policy) -> Scene:
+    try:
+        return resolve(request, estate, catalog, conditions, at, last_days=policy.last_days)
+    except UserError as error:
+        raise UserError(
+            problems=[replace(one, field=f"steps.{name}.{one.field}" if one.field else f"steps.{name}") for one in error.problems]
+        ) from None
+
+
+def _grounds(scene: Scene, coming: Sequence[Hop]) -> tuple[Ground, ...]:
+    if not coming:
+        return (_ground(scene, scene.pools),)
+    sites = sorted({pool.site for pool in scene.pools})
+    return tuple(
+        _ground(_at_hand(scene, coming, scene.estate.site_by_id[site]), tuple(pool for pool in scene.pools if pool.site == site))
+        for site in sites
+    )
+
+
+def _at_hand(scene: Scene, coming: Sequence[Hop], site: Site) -> Scene:
+    """The scene with what comes over edges resting at the site already: what it costs to get there is the edge's."""
+    named = {hop.dataset for hop in coming}
+    inputs = [use for use in scene.inputs if use.name not in named]
+    inputs += [Input(hop.dataset, hop.size_gb, site.id, (site.id,)) for hop in coming]
+    return replace(scene, inputs=tuple(sorted(inputs, key=lambda use: use.name)), _labels={}, _joined={})
+
+
+def _ground(scene: Scene, pools: tuple[Pool, ...]) -> Ground:
+    pricer = Pricer(scene)
+    eras = []
+    for pool in pools:
+        latest = max((pricer.latest(lane) for lane in lanes(scene, pool)), default=scene.at)
+        eras += [(pool, era) for era in range(scene.era(scene.at), scene.era(latest) + 1)]
+    return Ground(scene, pools, pricer, tuple(eras))
+
+
+def _judge(ground: Ground, coming: Sequence[Hop], policy: Policy) -> Iterable[str]:
+    """Ask policy about the ground's pools, and about each dataset coming there from elsewhere; tells which exceptions it used."""
+    scene = ground.scene
+    said = verdicts(scene, policy, ground.eras)
+    ground.facts = Facts(scene, ground.pricer, said)
+    used = set(said.excepted)
+    for hop in coming:
+        arriving = replace(scene, inputs=(Input(hop.dataset, hop.size_gb, None, ()),), outputs=(), _labels={}, _joined={})
+        moved = verdicts(arriving, policy, ground.eras)
+        used.update(moved.excepted)
+        for pool, era in ground.eras:
+            unknown = _unlabelled(hop) if scene.label(hop.dataset, era) is None else ()
+            ground.moves[hop.dataset, pool.name, era] = (*moved[pool.name, era], *unknown)
+    return used
+
+
+def _unlabelled(hop: Hop) -> Reasons:
+    seen, needed = f"`{hop.dataset}` has no label that is known", f"a label, or the site of `{hop.from_}`"
+    return (Reason("unknown-dataset", "data", seen, needed, f"catalog: entries.{hop.dataset}"),)
+
+
+def _step(name: str, estate: Estate, grounds: tuple[Ground, ...], coming: Sequence[Hop], told: Iterable[str]) -> Step:
+    every = sorted((option for ground in grounds for option in _options(ground, coming)), key=lambda option: option.candidate.rank)
+    options: list[Option] = []
+    for option in every:
+        if not any(better.site == option.site and better.may_come >= option.may_come for better in options):
+            options.append(option)
+    warnings = {*told, *(line for ground in grounds for line in (*ground.scene.warnings, *assumed(ground.scene, ground.pricer)))}
+    return Step(name, estate, grounds, tuple(options), tuple(every), tuple(f"`{name}`: {line}" for line in sorted(warnings)))
+
+
+def _options(ground: Ground, coming: Sequence[Hop]) -> Iterator[Option]:
+    """The best survivor of each pool, and of each set of datasets that may come there."""
+    facts = ground.facts
+    assert facts is not None
+    for pool in ground.pools:
+        best: dict[frozenset[str], Candidate] = {}
+        for candidate in (candidate for lane in lanes(ground.scene, pool) for candidate in ground.pricer.candidates(lane)):
+            may_come = frozenset(hop.dataset for hop in coming if not ground.moves[hop.dataset, pool.name, candidate.era])
+            held = best.get(may_come)
+            if (held is None or candidate.rank < held.rank) and not any(rule(candidate, facts) for _, rule in FILTERS):
+                best[may_come] = candidate
+        for may_come, candidate in best.items():
+            yield Option(candidate, may_come)
