@@ -15,5 +15,5 @@ class PrefectDispatcher:
     async def run(self, deployment: str, parameters: Mapping[str, Any], *, key: str) -> Outcome:
         """See `flows.services.dispatching.Dispatcher`."""
         run_id = await dispatch.start(deployment, parameters, idempotency_key=key, tags=["tradewind", str(parameters["workload"])])
-        final = await dispatch.wait(run_id)
+        final = await dispatch.wait(run_id, pool=deployment.rpartition("/")[2])
         return Outcome(run_id, final.succeeded, final.name, final.message, dispatch.ui_url(run_id))

@@ -21,6 +21,10 @@ if TYPE_CHECKING:
 
 COMPLETED, FAILED, CRASHED, CANCELLED = "COMPLETED", "FAILED", "CRASHED", "CANCELLED"
 FINAL = frozenset({COMPLETED, FAILED, CRASHED, CANCELLED})
+WAITING = frozenset({"SCHEDULED", "PENDING"})
+"""State types of a run that no worker has begun."""
+UNAVAILABLE = "Unavailable"
+"""State name of a run that was given up, since its pool had no worker for too long; its type is CANCELLED."""
 REFUSED = "Refused"
 """State name of a run that the worker's guard did not start; its type is FAILED."""
 
@@ -97,12 +101,16 @@ async def state(flow_run_id: str) -> FinalState:
         return _state(await _read(client, flow_run_id))
 
 
-async def wait(flow_run_id: str, *, poll_seconds: float = 1.0, timeout: float | None = None) -> FinalState:
+async def wait(
+    flow_run_id: str, *, poll_seconds: float = 1.0, timeout: float | None = None, pool: str | None = None, no_worker_seconds: float = 300.0
+) -> FinalState:
     """Wait until the run is at its end; a server that does not answer for a while is asked again.
 
     Args:
         poll_seconds: pause between two questions; the first ones follow faster.
         timeout: seconds to wait at most; None waits for ever.
+        pool: where the run waits for a worker: once the server has heard of none for that long, the run is cancelled and `Unavailable`.
+        no_worker_seconds: how long a pool may be without a worker, counted from when it is first seen so.
 
     Raises:
         UserError: there is no such run.
@@ -112,6 +120,7 @@ async def wait(flow_run_id: str, *, poll_seconds: float = 1.0, timeout: float | 
 
     loop = asyncio.get_running_loop()
     began, pause, last = loop.time(), min(0.25, poll_seconds), "unknown"
+    alone_since: float | None = None
     async with _client() as client:
         while True:
             try:
@@ -119,6 +128,12 @@ async def wait(flow_run_id: str, *, poll_seconds: float = 1.0, timeout: float | 
                 if found.final:
                     return found
                 last = found.name
+                if pool is None or found.type not in WAITING or await _has_worker(client, pool):
+                    alone_since = None
+                else:
+                    alone_since = loop.time() if alone_since is None else alone_since
+                    if loop.time() - alone_since >= no_worker_seconds and await _given_up(client, flow_run_id):
+                        return FinalState(UNAVAILABLE, CANCELLED, f"`{pool}` had no worker for {no_worker_seconds:g} s")
             except httpx.HTTPError as error:
                 last = f"unknown, the server does not answer: {type(error).__name__}"
             left = None if timeout is None else began + timeout - loop.time()
@@ -157,6 +172,28 @@ async def _read(client: PrefectClient, flow_run_id: str) -> FlowRun:
         return await client.read_flow_run(UUID(flow_run_id))
     except (ObjectNotFound, ValueError):
         raise UserError(f"no flow run `{flow_run_id}` on the server", expected="the id of a flow run") from None
+
+
+async def _has_worker(client: PrefectClient, pool: str) -> bool:
+    """Whether the server has heard of a worker lately, or a person has paused the pool, which is no failure."""
+    from prefect.client.schemas.objects import WorkPoolStatus
+    from prefect.exceptions import ObjectNotFound
+
+    try:
+        return (await client.read_work_pool(pool)).status != WorkPoolStatus.NOT_READY
+    except ObjectNotFound:
+        return False
+
+
+async def _given_up(client: PrefectClient, flow_run_id: str) -> bool:
+    """Cancel a run that no worker has begun, so that none begins it later; False if one has."""
+    from prefect.client.schemas.responses import SetStateStatus
+    from prefect.states import Cancelled
+
+    if _state(await _read(client, flow_run_id)).type not in WAITING:
+        return False
+    answer = await client.set_flow_run_state(UUID(flow_run_id), Cancelled(message="no worker took it; it is placed again elsewhere"))
+    return answer.status == SetStateStatus.ACCEPT
 
 
 def _state(run: FlowRun) -> FinalState:

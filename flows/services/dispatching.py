@@ -6,6 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+PLACE_FAILED = frozenset({"Crashed", "TimedOut", "Unavailable"})
+"""Names of states: the process or its machine died, nobody heard from it in time, or no worker took it."""
+
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
@@ -16,6 +19,11 @@ class Outcome:
     state: str
     message: str = ""
     url: str = ""
+
+    @property
+    def place_failed(self) -> bool:
+        """Whether its place failed the run: it ended from outside, without a word of its step or of the one who started it."""
+        return not self.succeeded and self.state in PLACE_FAILED
 
 
 class Dispatcher(Protocol):

@@ -25,7 +25,7 @@ from sqlalchemy.pool import StaticPool
 from flows.core.errors import IntegrityError, TradewindError, Unavailable, UserError
 from flows.store.models import Base
 
-HEAD = "0001"
+HEAD = "0002"
 """The schema revision that this code reads and writes: the newest file of ``migrations/versions``."""
 
 LOCK_WAIT_SECONDS = 30

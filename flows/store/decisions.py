@@ -117,5 +117,15 @@ def recent(tx: Session, *, workload: str | None = None, since: datetime | None =
     return list(tx.scalars(query.limit(limit)))
 
 
+def between(tx: Session, since: datetime | None, until: datetime | None = None) -> list[str]:
+    """The ids of all decisions stored in [since, until), the oldest first."""
+    query = select(DecisionRow.id).order_by(DecisionRow.at, DecisionRow.decided_at, DecisionRow.id)
+    if since is not None:
+        query = query.where(DecisionRow.at >= since)
+    if until is not None:
+        query = query.where(DecisionRow.at < until)
+    return list(tx.scalars(query))
+
+
 def _mapping(value: Any) -> Mapping[str, Any]:
     return value if isinstance(value, Mapping) else {}

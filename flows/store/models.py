@@ -246,3 +246,26 @@ class ReservationRow(Base):
     use: Mapped[Any] = mapped_column(CanonicalJson)
     from_at: Mapped[datetime]
     until_at: Mapped[datetime]
+
+
+class SiteStateRow(Base):
+    """Whether a site is open, cordoned or draining, since when and why; a site without a row is open. ``principal`` is an opaque id."""
+
+    __tablename__ = "site_states"
+    site: Mapped[str] = mapped_column(Name, primary_key=True)
+    state: Mapped[str] = mapped_column(String(16))
+    reason: Mapped[str] = mapped_column(Text)
+    principal: Mapped[str] = mapped_column(Name)
+    at: Mapped[datetime]
+
+
+class CoolDownRow(Base):
+    """A pool where a run of an intent failed because of the place: nothing new starts there before ``until_at``."""
+
+    __tablename__ = "cool_downs"
+    __table_args__ = (Index("cool_downs_by_time", "until_at"),)
+    pool: Mapped[str] = mapped_column(Name, primary_key=True)
+    intent_id: Mapped[str] = mapped_column(Key, primary_key=True)
+    until_at: Mapped[datetime]
+    error: Mapped[str] = mapped_column(Text)
+    at: Mapped[datetime]

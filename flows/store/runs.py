@@ -75,12 +75,14 @@ def recent(
     step: str | None = None,
     state: str | None = None,
     intent_id: str | None = None,
+    site: str | None = None,
     since: datetime | None = None,
     limit: int = 50,
 ) -> list[RunRow]:
     """Runs, the newest first."""
     query = select(RunRow).order_by(RunRow.started_at.desc(), RunRow.id)
-    for column, wanted in ((RunRow.workload, workload), (RunRow.step, step), (RunRow.state, state), (RunRow.intent_id, intent_id)):
+    narrowed = ((RunRow.workload, workload), (RunRow.step, step), (RunRow.state, state), (RunRow.intent_id, intent_id), (RunRow.site, site))
+    for column, wanted in narrowed:
         if wanted is not None:
             query = query.where(column == wanted)
     if since is not None:
