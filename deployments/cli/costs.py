@@ -59,7 +59,7 @@ def export(
         write_whole(out, text)
 
 
-def parse_since(text: str | None) -> datetime | None:
+def parse_since(text: str | None, field: str = "--since") -> datetime | None:
     """An instant as people type it: a date is its first instant in UTC.
 
     Raises:
@@ -72,11 +72,11 @@ def parse_since(text: str | None) -> datetime | None:
         return as_instant(text)
     except ValueError:
         raise UserError(
-            f"`{text}` is no instant", field="--since", expected="a date or an instant with its offset, such as `2026-01-05T08:00:00Z`"
+            f"`{text}` is no instant", field=field, expected="a date or an instant with its offset, such as `2026-01-05T08:00:00Z`"
         ) from None
 
 
-def write_whole(path: Path, text: str) -> None:
+def write_whole(path: Path, text: str, field: str = "--out") -> None:
     """Write a file at once or not at all.
 
     Raises:
@@ -90,7 +90,7 @@ def write_whole(path: Path, text: str) -> None:
         draft.replace(path)
     except OSError as error:
         draft.unlink(missing_ok=True)
-        raise UserError(f"`{path}` cannot be written: {(error.strerror or '').lower()}", field="--out") from error
+        raise UserError(f"`{path}` cannot be written: {(error.strerror or '').lower()}", field=field) from error
 
 
 def _lines(by: By, since: datetime | None) -> list[CostLine]:

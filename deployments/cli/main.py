@@ -9,7 +9,7 @@ from types import FrameType
 
 import typer
 
-from deployments.cli import apply, catalog, costs, estate, ledger, models, new, place, policy, run, stack
+from deployments.cli import apply, catalog, costs, estate, ledger, models, new, place, policy, replay, run, site, stack
 from flows.core.errors import TradewindError
 
 app = typer.Typer(
@@ -32,9 +32,10 @@ for command in (
     new.new,
     place.place,
     place.explain,
+    replay.replay,
 ):
     app.command()(command)
-for name, group in (("estate", estate), ("policy", policy), ("catalog", catalog), ("ledger", ledger), ("costs", costs)):
+for name, group in (("estate", estate), ("policy", policy), ("catalog", catalog), ("ledger", ledger), ("costs", costs), ("site", site)):
     app.add_typer(group.app, name=name)
 
 

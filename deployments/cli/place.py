@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
+    from flows.adapters.policy import CedarPolicy
+    from flows.core.placement.whatif import Excepted
+
 NOTHING_FEASIBLE = 3
 PAGE_WIDTH = 160
 """Columns of a table that goes to a file or a pipe."""
@@ -28,31 +31,46 @@ def place(
     catalog: Annotated[Path | None, typer.Option(help="Catalog file or folder; left out: the declared one, taken as current.")] = None,
     conditions: Annotated[Path | None, typer.Option(help="The moment it is decided in; left out: idle and unlimited.")] = None,
     at: Annotated[str | None, typer.Option(metavar="ISO8601", help="The instant of the decision, with an offset; left out: now.")] = None,
+    what_if: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--what-if", metavar="PATH=VALUE", help="Decide as if: `budget_usd=40`, or a change that a decision printed; repeatable."
+        ),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One line of RFC 8785 JSON per decision.")] = False,
 ) -> None:
     """Decide where each request may run, where it should run and when. Needs no server. Exit 0 placed, 3 nothing feasible, 2 bad input."""
     from flows.adapters.catalog import load_catalog
     from flows.adapters.estate import load_estate
     from flows.adapters.policy import CedarPolicy
-    from flows.adapters.requests import load_conditions, load_requests
+    from flows.adapters.requests import load_conditions, located, read_requests
     from flows.adapters.settings import Settings
-    from flows.core.placement import Conditions
+    from flows.core.placement import Conditions, whatif
     from flows.core.placement import place as decide
 
     declared = Settings().deployments
     moment = instant_of(at)
-    requests = load_requests(request)
+    requests = read_requests(request)
     infrastructure = load_estate(estate or declared / "estate")
     rules = CedarPolicy.load(policies or declared / "policies", infrastructure.blocs)
     labels = load_catalog(catalog) if catalog else load_catalog(declared / "catalog", as_of=moment)
     frozen = load_conditions(conditions) if conditions else Conditions()
-    decisions = [
-        decide(one, infrastructure, rules, labels, with_default_runtime(frozen, one, declared / "workloads"), moment) for one in requests
-    ]
+    wanted = [change for text in what_if or () for change in whatif.changes(text)]
+    decisions = []
+    for one, document in requests:
+        given = whatif.apply(wanted, whatif.Given(one, infrastructure, labels, frozen))
+        known = with_default_runtime(given.conditions, given.request, declared / "workloads")
+        excepted = with_exceptions(rules, given.exceptions)
+        try:
+            decisions.append(decide(given.request, given.estate, excepted, given.catalog, known, moment))
+        except UserError as error:
+            raise located(error, document) from None
     if as_json:
         for decision in decisions:
             typer.echo(decision.to_bytes().decode())
     else:
+        for change in wanted:
+            typer.echo(f"what if {change}")
         for decision in decisions:
             show(decision.to_json())
     if any(decision.chosen is None for decision in decisions):
@@ -62,6 +80,7 @@ def place(
 def explain(
     decision: Annotated[str, typer.Argument(metavar="DECISION", help="The id of a stored decision, or its beginning.")],
     as_json: Annotated[bool, typer.Option("--json", help="The stored decision as one line of JSON.")] = False,
+    html: Annotated[Path | None, typer.Option("--html", metavar="FILE", help="Write it as a page that needs nothing else.")] = None,
 ) -> None:
     """Show a stored decision: chosen, runners-up, and every rejection with all its reasons."""
     from flows.adapters.settings import Settings
@@ -75,8 +94,15 @@ def explain(
             what = f"no decision `{decision}` is stored" if not found else f"several decisions begin with `{decision}`"
             raise UserError(what, expected="the `decision_id` of a run's decision", fix="copy it from the run's page")
         stored = decisions.get(tx, found[0]) or {}
+    if html is not None:
+        from deployments.cli.costs import write_whole
+        from flows.core.placement.page import decision_page
+
+        write_whole(html, decision_page(stored), field="--html")
     if as_json:
         typer.echo(canonical_json(stored).decode())
+    elif html is not None:
+        typer.echo(f"written: {html}")
     else:
         show(stored)
 
@@ -115,6 +141,22 @@ def with_default_runtime(conditions: Any, request: Any, workloads: Path) -> Any:
         return conditions
     default = RuntimeEstimate(workload=request.workload, step=request.step, p50_hours=runtime.p50_hours, p90_hours=runtime.p90_hours)
     return conditions.model_copy(update={"runtimes": (*conditions.runtimes, default)})
+
+
+def with_exceptions(rules: CedarPolicy, exceptions: Sequence[Excepted]) -> CedarPolicy:
+    """The rules as if their owners had granted these exceptions.
+
+    Raises:
+        UserError: a rule that is not there or allows none, or another owner than its own.
+    """
+    from flows.adapters.policy_data import Granted
+
+    if not exceptions:
+        return rules
+    return rules.excepting(
+        Granted(rule=one.rule, workload=one.workload, pools=one.pools, owner=one.owner, reason="what if", until=one.until)
+        for one in exceptions
+    )
 
 
 def show(decision: Mapping[str, Any], console: Console | None = None) -> None:

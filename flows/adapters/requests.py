@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from flows.adapters.declared import load_documents, load_yaml, validate
+from flows.adapters.declared import Declared, load_documents, load_yaml, validate
 from flows.core.errors import Problem, UserError
 from flows.core.placement.request import Conditions, Request
 
@@ -15,16 +15,37 @@ def load_requests(path: Path) -> list[Request]:
     Raises:
         UserError: everything that is wrong in any document, each with file, line and field.
     """
+    return [request for request, _ in read_requests(path)]
+
+
+def read_requests(path: Path) -> list[tuple[Request, Declared]]:
+    """As `load_requests`, each with the document it was read from.
+
+    Raises:
+        UserError: as `load_requests`.
+    """
     problems: list[Problem] = []
     requests = []
     for document in load_documents(path):
         try:
-            requests.append(validate(Request, document))
+            requests.append((validate(Request, document), document))
         except UserError as error:
             problems += error.problems
     if problems:
         raise UserError(problems=problems)
     return requests
+
+
+def located(error: UserError, document: Declared) -> UserError:
+    """The error with file and line of the request's document, where it only names a field of it."""
+    return UserError(
+        problems=[
+            problem
+            if problem.file is not None
+            else document.problem(tuple((problem.field or "").split(".")), problem.what, expected=problem.expected, fix=problem.fix)
+            for problem in error.problems
+        ]
+    )
 
 
 def load_conditions(path: Path) -> Conditions:

@@ -28,6 +28,9 @@ class Settings(BaseSettings):
     deployments: Path = Field(default=PROJECT_ROOT / "deployments", description="the declarations: estate, policies, catalog, workloads")
     database_url: str | None = Field(default=None, description="state database; left out: SQLite under home")
     mlflow_url: str | None = Field(default=None, description="MLflow tracking server; left out: MLflow on SQLite under home")
+    cool_down_minutes: float = Field(
+        default=30, ge=0, le=1440, description="how long nothing new starts on a pool that failed a run; 0: at once"
+    )
     principal: str = Field(default="local", description="who asks, when no authenticated principal says so")
 
     @cached_property

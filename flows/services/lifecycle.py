@@ -9,9 +9,9 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from flows.adapters.settings import CONTROL, Settings
 from flows.core.canonical import instant
@@ -20,10 +20,13 @@ from flows.core.planning import DATASET_OF_ROLE, INPUTS, Cause, intent_id, steps
 from flows.services import placing, promoting
 from flows.services.context import DatasetRef
 from flows.services.declarations import Declarations
-from flows.services.dispatching import Dispatcher
+from flows.services.dispatching import Dispatcher, Outcome
 from flows.services.promotion_runs import newest_done
-from flows.store import outbox, replicas, reservations
+from flows.store import outbox, replicas, reservations, runs, sites
 from flows.store.database import State
+
+if TYPE_CHECKING:
+    from sqlalchemy.orm import Session
 
 log = logging.getLogger("flows.lifecycle")
 
@@ -170,21 +173,46 @@ class _Driver:
                 "intent_id": own,
                 "cause": self.order.tagged_cause,
             }
-            return await self._dispatch(own, "promote", f"promote/{CONTROL}", parameters)
-        inputs = self._inputs(step)
-        decision = await self._place(step, own, inputs)
-        chosen = decision["chosen"]
-        start = datetime.fromisoformat(chosen["start"])
-        if start - _now() > SOON:
-            log.info("`%s` waits for its slot at %s on %s", own, chosen["start"], chosen["pool"])
-            self.resume_at = start
+            while isinstance(ended := await self._try(own, "promote", f"promote/{CONTROL}", parameters), Outcome):
+                pass
+            return ended
+        try:
+            result = await self._placed(step, own, self._inputs(step))
+            if step == "train":
+                await self._bring_home(result)
+        except _Later as later:
+            self.resume_at = later.start
             return None
-        for ref in inputs.values():
-            await self._bring(ref, chosen["site"])
-        result = await self._dispatch(own, step, f"{step}/{chosen['pool']}", self._parameters(own, decision, inputs))
-        if step == "train":
-            await self._bring_home(result)
         return result
+
+    async def _placed(self, step: str, own: str, inputs: Mapping[str, DatasetRef], destination: str | None = None) -> dict[str, Any]:
+        """Place a step, bring its data there and run it; if the place fails it, place it again: see `placing.place_step`.
+
+        Raises:
+            Infeasible: no place may run it; after a failure, no other one, nor the same one once it has cooled down.
+            TradewindError: it failed, for good or `outbox.TRIES` times.
+            _Later: its slot is too far away to wait for.
+        """
+        decision = await self._place(step, own, inputs, destination)
+        while True:
+            chosen = decision["chosen"]
+            start = datetime.fromisoformat(chosen["start"])
+            if start - _now() > SOON:
+                log.info("`%s` waits for its slot at %s on %s", own, chosen["start"], chosen["pool"])
+                raise _Later(start)
+            if destination is None:
+                for ref in inputs.values():
+                    await self._bring(ref, chosen["site"])
+            ended = await self._try(own, step, f"{step}/{chosen['pool']}", self._parameters(own, decision, inputs))
+            if not isinstance(ended, Outcome):
+                return ended
+            if ended.place_failed or self._closed(chosen["site"]):
+                failed = placing.FailedPlace(decision["decision_id"], chosen["pool"], ended.message)
+                decision = await self._place(step, own, inputs, destination, failed)
+
+    def _closed(self, site: str) -> bool:
+        with self.state.reading() as tx:
+            return site in sites.closed(tx)
 
     def _parameters(self, own: str, decision: Mapping[str, Any], inputs: Mapping[str, DatasetRef]) -> dict[str, Any]:
         return {
@@ -218,12 +246,19 @@ class _Driver:
                     found[role] = DatasetRef.parse(text)
         return found
 
-    async def _place(self, step: str, own: str, inputs: Mapping[str, DatasetRef], destination: str | None = None) -> dict[str, Any]:
+    async def _place(
+        self,
+        step: str,
+        own: str,
+        inputs: Mapping[str, DatasetRef],
+        destination: str | None = None,
+        failed: placing.FailedPlace | None = None,
+    ) -> dict[str, Any]:
         decision = await asyncio.to_thread(
             placing.place_step,
             self.state,
             self.settings,
-            placing.PlaceOrder(self.order.workload, step, own, inputs, self.order.principal, destination, self.order.urgent),
+            placing.PlaceOrder(self.order.workload, step, own, inputs, self.order.principal, destination, self.order.urgent, failed),
             at=_now(),
         )
         if self.on_decision is not None:
@@ -251,43 +286,63 @@ class _Driver:
         own = self.order.intent_of("transfer", f"{ref}>{site}")
         if self._done(own) is not None:
             return
-        decision = await self._place("transfer", own, {"data": ref}, destination=site)
-        pool = decision["chosen"]["pool"]
-        await self._dispatch(own, "transfer", f"transfer/{pool}", self._parameters(own, decision, {"data": ref}))
+        await self._placed("transfer", own, {"data": ref}, destination=site)
 
     async def _bring_home(self, trained: Mapping[str, Any]) -> None:
         """Models rest at the workload's home, where they are judged, whichever place trained them."""
         ref = DatasetRef.parse(trained["outputs"][f"{self.order.workload}-model"])
         await self._bring(ref, Declarations.load(self.settings).home_of(ref.dataset))
 
-    async def _dispatch(self, own: str, step: str, deployment: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
-        while True:
-            with self.state.transaction() as tx:
-                row = outbox.ensure(
-                    tx, outbox.Intent.of(self.order.workload, step, self.order.window, own.rsplit("/", 1)[-1], due_at=_now())
-                )
-                if row.state == outbox.FAILED:
-                    # an earlier lifecycle gave up on it; this one was started all the same
-                    outbox.reopen(tx, own)
-                attempt = row.attempt
-                outbox.claim(tx, own, owner=self.order.owner, at=_now(), stale_after=STALE_AFTER)
-            outcome = await self.dispatcher.run(deployment, parameters, key=f"{own}#{attempt}")
-            with self.state.transaction() as tx:
-                ended = outbox.get(tx, own)
-                if ended is not None and ended.state == outbox.DONE:
-                    return dict(ended.result or {})
-                if ended is not None and ended.state == outbox.RUNNING:
-                    outbox.fail(tx, own, f"{outcome.state}: {outcome.message}", _now())
-                    ended = outbox.get(tx, own)
-                if ended is None or ended.state != outbox.OPEN:
-                    reservations.release(tx, own)
-                state = ended.state if ended else "gone"
-                error = (ended.error if ended else None) or outcome.message
-            if state != outbox.OPEN:
-                raise TradewindError(
-                    f"`{step}` on `{deployment}` ended {outcome.state} ({state}): {error}", fix=f"see {outcome.url or outcome.run_id}"
-                )
-            log.warning("`%s` failed (%s); trying again, attempt %d of %d", own, error, attempt + 2, outbox.TRIES)
+    async def _try(self, own: str, step: str, deployment: str, parameters: Mapping[str, Any]) -> dict[str, Any] | Outcome:
+        """Run it once: its result, or how it failed if another try is left.
+
+        Raises:
+            TradewindError: it failed, and no try is left or none can help.
+        """
+        with self.state.transaction() as tx:
+            row = outbox.ensure(tx, outbox.Intent.of(self.order.workload, step, self.order.window, own.rsplit("/", 1)[-1], due_at=_now()))
+            if row.state == outbox.FAILED:
+                # an earlier lifecycle gave up on it; this one was started all the same
+                outbox.reopen(tx, own)
+            attempt = row.attempt
+            outbox.claim(tx, own, owner=self.order.owner, at=_now(), stale_after=STALE_AFTER)
+        outcome = await self.dispatcher.run(deployment, parameters, key=f"{own}#{attempt}")
+        with self.state.transaction() as tx:
+            ended = outbox.get(tx, own)
+            if ended is not None and ended.state == outbox.DONE:
+                return dict(ended.result or {})
+            self._record_failure(tx, own, step, deployment, outcome)
+            ended = outbox.get(tx, own)
+            if ended is None or ended.state != outbox.OPEN:
+                reservations.release(tx, own)
+            state = ended.state if ended else "gone"
+            error = (ended.error if ended else None) or outcome.message
+        if state != outbox.OPEN:
+            raise TradewindError(
+                f"`{step}` on `{deployment}` ended {outcome.state} ({state}): {error}", fix=f"see {outcome.url or outcome.run_id}"
+            )
+        log.warning("`%s` failed (%s); trying again, attempt %d of %d", own, error, attempt + 2, outbox.TRIES)
+        return replace(outcome, message=error)
+
+    def _record_failure(self, tx: Session, own: str, step: str, deployment: str, outcome: Outcome) -> None:
+        """What a run that died could not write down itself; and its pool cools down if the place was at fault."""
+        now, told = _now(), f"{outcome.state}: {outcome.message}"
+        row, run = outbox.get(tx, own), runs.get(tx, outcome.run_id)
+        if row is not None and row.state == outbox.RUNNING:
+            outbox.fail(tx, own, told, now)
+        if run is not None and run.state == runs.RUNNING:
+            runs.finish(tx, run.id, outcome.state.lower(), now, error=told)
+        if outcome.place_failed and step != "promote":
+            until = now.replace(microsecond=0) + timedelta(minutes=self.settings.cool_down_minutes)
+            sites.cool(tx, deployment.partition("/")[2], own, until=until, error=told, at=now)
+
+
+class _Later(Exception):
+    """A slot that is too far away to wait for."""
+
+    def __init__(self, start: datetime) -> None:
+        super().__init__(start)
+        self.start = start
 
 
 def _now() -> datetime:

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
-from flows.core.placement import Conditions, Decision, Request, documents, place
+from flows.core.placement import Conditions, Decision, Request, documents, place, runtimes
 from flows.core.placement.filters import taken_by
-from flows.core.placement.model import DatasetUse, OutputUse, Principal, Resources, Restrict, Runtime, Window
+from flows.core.placement.model import DatasetUse, Objective, OutputUse, Principal, Resources, Restrict, Runtime, RuntimeEstimate, Window
 from flows.core.planning import OUTPUTS
 from flows.services.declarations import Declarations
 from flows.store import costs, decisions, ledger, principals, replicas, reservations
+from flows.store import runtimes as run_times
+from flows.store import sites as site_states
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
@@ -34,6 +36,15 @@ TRANSFER_RESOURCES = Resources(cpus=Decimal(1), memory_gib=Decimal(1))
 
 
 @dataclass(frozen=True, slots=True)
+class FailedPlace:
+    """Where a run was sent, by which decision, and what became of it: why its step is placed once more."""
+
+    decision_id: str
+    pool: str
+    error: str
+
+
+@dataclass(frozen=True, slots=True)
 class PlaceOrder:
     """What wants a place. A transfer names its destination: its input goes there from a site where it rests."""
 
@@ -44,6 +55,7 @@ class PlaceOrder:
     principal: str
     destination: str | None = None
     urgent: bool = False
+    failed: FailedPlace | None = None
 
 
 def place_step(state: State, settings: Settings, order: PlaceOrder, *, at: datetime) -> dict[str, Any]:
@@ -60,19 +72,44 @@ def place_step(state: State, settings: Settings, order: PlaceOrder, *, at: datet
     with state.transaction() as tx:
         reservations.hold(tx)
         sites = {ref.dataset: replicas.sites(tx, ref.dataset, ref.version) for ref in order.inputs.values()}
-        request = _request(tx, declarations, order, sites, at)
+        request, estimates = _measured(tx, _request(tx, declarations, order, sites, at))
         # what the intent itself holds, from a decision before this one, is not in its own way
         held = [row for row in reservations.active(tx, at, at + HORIZON) if row.intent_id != order.intent_id]
-        conditions = Conditions.model_validate({"replicas": sites, "reservations": [reservations.to_conditions(row) for row in held]})
-        decision = place(request, declarations.estate, declarations.policy, declarations.catalog, conditions, at)
+        conditions = Conditions.model_validate(
+            {
+                "replicas": sites,
+                "reservations": [reservations.to_conditions(row) for row in held],
+                "cordoned": tuple(site_states.closed(tx)),
+                "cooling": site_states.cooling(tx, at),
+                "runtimes": estimates,
+            }
+        )
+        decision, conditions = _decide(declarations, request, conditions, site_states.failed_for(tx, order.intent_id, at), at)
         body = decision.to_json()
         inputs = documents(request, declarations.estate, declarations.catalog, conditions)
         decisions.save(tx, body, {**inputs, "policies": declarations.policy.document}, at=at)
         if decision.chosen is not None:
             _reserve(tx, declarations, decision, request, order.intent_id)
             _expect(tx, decision, order, at)
+        else:
+            reservations.release(tx, order.intent_id)
         ledger.append(tx, "decision", _told(body, order), principal=order.principal, at=at)
+        if order.failed is not None:
+            ledger.append(tx, "failover", _moved(body, order, order.failed), principal=order.principal, at=at)
     return body
+
+
+def _decide(
+    declarations: Declarations, request: Request, conditions: Conditions, failed: Sequence[str], at: datetime
+) -> tuple[Decision, Conditions]:
+    """Place it away from the pools that failed this very intent; only if there is no such place, on one of them once it has cooled down."""
+    known = (declarations.estate, declarations.policy, declarations.catalog)
+    if failed:
+        elsewhere = conditions.model_copy(update={"cooling": {**conditions.cooling, **dict.fromkeys(failed)}})
+        decision = place(request, *known, elsewhere, at)
+        if decision.chosen is not None:
+            return decision, elsewhere
+    return place(request, *known, conditions, at), conditions
 
 
 def _request(tx: Session, declarations: Declarations, order: PlaceOrder, sites: Mapping[str, list[str]], at: datetime) -> Request:
@@ -92,6 +129,7 @@ def _request(tx: Session, declarations: Declarations, order: PlaceOrder, sites: 
             outputs=(OutputUse(name=dataset, size_gb=datasets[0].size_gb, home=order.destination, keep_days=Decimal(1)),),
             resources=TRANSFER_RESOURCES,
             runtime=TRANSFER_RUNTIME,
+            objective=Objective(usd_per_hour_of_delay=URGENT_USD_PER_HOUR),  # a step waits for it
             restrict=Restrict(sites=(_source(declarations.home_of(dataset), sites[dataset]),)),
             **common,
         )
@@ -113,6 +151,17 @@ def _request(tx: Session, declarations: Declarations, order: PlaceOrder, sites: 
         restrict=step.restrict,
         **common,
     )
+
+
+def _measured(tx: Session, request: Request) -> tuple[Request, tuple[RuntimeEstimate, ...]]:
+    """The request without its declared runtime and the estimates in its stead, once enough runs are recorded.
+
+    A transfer keeps its own: it takes as long as its bytes take.
+    """
+    if request.step == "transfer":
+        return request, ()
+    estimates = runtimes.estimates(request.workload, request.step, run_times.by_offer(tx, request.workload, request.step), request.runtime)
+    return (request.model_copy(update={"runtime": None}), estimates) if estimates else (request, ())
 
 
 def _source(home: str, sites: list[str]) -> str:
@@ -175,4 +224,16 @@ def _told(body: Mapping[str, Any], order: PlaceOrder) -> dict[str, Any]:
         "inputs": body["inputs"],
         "pool": chosen.get("pool"),
         "summary": body["summary"],
+    }
+
+
+def _moved(body: Mapping[str, Any], order: PlaceOrder, failed: FailedPlace) -> dict[str, Any]:
+    chosen = body["chosen"] or {}
+    return {
+        "intent": order.intent_id,
+        "step": order.step,
+        "workload": order.workload,
+        "why": failed.error,
+        "from": {"decision": failed.decision_id, "pool": failed.pool},
+        "to": {"decision": body["decision_id"], "pool": chosen.get("pool"), "start": chosen.get("start")},
     }

@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, Any
 
 from flows.adapters.settings import Settings, identity
 from flows.adapters.storage import SiteStorage
-from flows.core.errors import GuardRefused, PolicyDenied, UserError
+from flows.core.errors import GuardRefused, PolicyDenied, Unavailable, UserError
+from flows.core.placement.filters import cordoned_for
 from flows.core.placement.model import Request
 from flows.core.planning import OUTPUTS
 from flows.services import recording
 from flows.services.context import DatasetRef, StepContext, StepResult
 from flows.services.declarations import Declarations
-from flows.store import decisions, ledger, outbox, runs
+from flows.store import decisions, ledger, outbox, runs, sites
 from flows.store.database import State
 
 if TYPE_CHECKING:
@@ -59,6 +60,7 @@ def run_step(order: StepOrder, *, settings: Settings | None = None, workload: Wo
     Raises:
         GuardRefused: this is not the pool, step or data that the decision chose.
         PolicyDenied: policy no longer allows the data at this site.
+        Unavailable: the site was cordoned since the decision; a run that had begun before and begins again goes on.
         TradewindError: what the step itself found wrong.
     """
     settings = settings or Settings()
@@ -66,6 +68,8 @@ def run_step(order: StepOrder, *, settings: Settings | None = None, workload: Wo
     state = State(settings.state_url)
     started = now()
     with state.transaction() as tx:
+        begun = runs.get(tx, order.run_id)
+        resumed = begun is not None and (begun.state, begun.pool) == (runs.RUNNING, pool)
         runs.start(
             tx,
             id=order.run_id,
@@ -80,7 +84,7 @@ def run_step(order: StepOrder, *, settings: Settings | None = None, workload: Wo
         )
     with _recorded(state, order, pool):
         declarations = Declarations.load(settings)
-        decision, label = _admit(state, declarations, order, site, pool)
+        decision, label = _admit(state, declarations, order, site, pool, resumed=resumed)
         context = StepContext(
             settings=settings,
             workload=workload or _workload(order.workload),
@@ -99,9 +103,12 @@ def run_step(order: StepOrder, *, settings: Settings | None = None, workload: Wo
         return recording.record(context, decision, result, run_id=order.run_id, started=started, finished=now())
 
 
-def _admit(state: State, declarations: Declarations, order: StepOrder, site: str, pool: str) -> tuple[Mapping[str, Any], Label]:
+def _admit(
+    state: State, declarations: Declarations, order: StepOrder, site: str, pool: str, *, resumed: bool
+) -> tuple[Mapping[str, Any], Label]:
     """The decision that sent this run and the label of all it touches, after every wall was asked."""
     with state.reading() as tx:
+        closed = {} if resumed else sites.closed(tx)
         decision = decisions.get(tx, order.decision_id)
         request = decisions.document(tx, decision["inputs"]["request"]) if decision else None
     if decision is None or request is None:
@@ -121,7 +128,13 @@ def _admit(state: State, declarations: Declarations, order: StepOrder, site: str
         raise GuardRefused(
             f"the decision does not cover `{'`, `'.join(undecided)}`", expected=f"only `{'`, `'.join(decision['datasets'])}`"
         )
-    declarations.require(Request.model_validate(request), pool, at=now())
+    wanted = Request.model_validate(request)
+    declarations.require(wanted, pool, at=now())
+    for name in cordoned_for(wanted, site, closed):
+        raise Unavailable(
+            f"site `{name}` is {closed[name].state}: nothing new starts or comes to rest there",
+            fix=f"the lifecycle places the step again; `tradewind site uncordon {name}` opens the site",
+        )
     made = [f"{order.workload}-{kind}" for kind in OUTPUTS.get(order.step, ())]
     return decision, declarations.label([*decision["datasets"], *made], at=now())
 

@@ -94,7 +94,8 @@ def test_a_crashed_step_is_tried_again_under_a_new_key(settings: Settings) -> No
 
 
 def test_gives_up_after_three_crashes(settings: Settings) -> None:
-    """What fails each time ends in one clear error, and the intent says so."""
+    """What fails each time, with pools that need no cool-down, ends in one clear error, and the intent says so."""
+    settings = settings.model_copy(update={"cool_down_minutes": 0})
 
     class Broken(TinyDispatcher):
         async def run(self, deployment, parameters, *, key):  # type: ignore[no-untyped-def]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from datetime import date
 
 from flows.core.governance.labels import PUBLIC, Label
@@ -41,18 +42,28 @@ def known_place(site: Site) -> bool:
     return known_country(site.country) and known_country(site.operator_country)
 
 
-def questions(scene: Scene, pool: Pool, era: int) -> Iterator[Question]:
+class Verdicts(dict[tuple[str, int], tuple[Reason, ...]]):
+    """Policy's reasons against each (pool, era), and the dated exceptions that let some through."""
+
+    excepted: tuple[str, ...] = ()
+
+
+def questions(scene: Scene, pool: Pool, era: int, *, dated: bool = False) -> Iterator[Question]:
     """What must be allowed for the request to run on the pool and end in the era.
 
     Per dataset `process`, and `transfer` + `store` if its home is elsewhere; per output `store` at its home, and `transfer` if that
-    is elsewhere; `serve` per country of users. Without datasets: `process` of public data.
+    is elsewhere; `serve` per country of users. Without datasets: `process` of public data. `dated`: with what exceptions go by.
     """
     site = scene.site_of(pool)
     here = facts(scene, site, pool, era)
 
     def ask(action: Action, label_of: str | None, where: PoolFacts, to: str) -> Question:
         label = PUBLIC if label_of is None else scene.label(label_of, era) or UNKNOWN
-        return _question(scene, action, label, where, to)
+        return about(scene, action, label, where, to, label_of)
+
+    def about(scene: Scene, action: Action, label: Label, where: PoolFacts, to: str, dataset: str | None) -> Question:
+        question = _question(scene, action, label, where, to)
+        return replace(question, dataset=dataset or "", through=scene.day_of(era)) if dated else question
 
     names: list[str | None] = [use.name for use in scene.inputs]
     for name in names or [None]:
@@ -68,11 +79,11 @@ def questions(scene: Scene, pool: Pool, era: int) -> Iterator[Question]:
     written = scene.output_label(era) or UNKNOWN
     for output in scene.outputs:
         if output.home in (None, site.id):
-            yield _question(scene, "store", written, here, here.country)
+            yield about(scene, "store", written, here, here.country, output.name)
         elif known_place(home := scene.estate.site_by_id[output.home or site.id]):
             there = facts(scene, home, None, era)
-            yield _question(scene, "transfer", written, there, there.country)
-            yield _question(scene, "store", written, there, there.country)
+            yield about(scene, "transfer", written, there, there.country, output.name)
+            yield about(scene, "store", written, there, there.country, output.name)
 
 
 def _question(scene: Scene, action: Action, label: Label, where: PoolFacts, to: str) -> Question:
@@ -101,14 +112,24 @@ def against(question: Question, answer: Answer | None) -> tuple[Reason, ...]:
     return (Reason("default-deny", "policy", f"`{question.action}` by {who}", "a rule that permits it", "policies"),)
 
 
-def verdicts(scene: Scene, policy: Policy, wanted: Iterable[tuple[Pool, int]]) -> dict[tuple[str, int], tuple[Reason, ...]]:
-    """Policy's reasons against each pool in each era, in one batch of distinct questions."""
+def verdicts(scene: Scene, policy: Policy, wanted: Iterable[tuple[Pool, int]]) -> Verdicts:
+    """Policy's reasons against each pool in each era, in one batch of distinct questions.
+
+    Dated exceptions count only if the scene's eras end where they end.
+    """
+    dated = bool(policy.last_days) and {day for day in policy.last_days if day >= scene.at.date()} <= set(scene.boundaries)
     needed = {
-        (pool.name, era): list(questions(scene, pool, era)) if known_place(scene.site_of(pool)) else []
+        (pool.name, era): list(questions(scene, pool, era, dated=dated)) if known_place(scene.site_of(pool)) else []
         for pool, era in sorted(wanted, key=lambda pair: (pair[0].name, pair[1]))
     }
     distinct = list(dict.fromkeys(question for asked in needed.values() for question in asked))
     answers = policy.ask(distinct) if distinct else []
     complete = len(answers) == len(distinct)
     reasons = {question: against(question, answers[index] if complete else None) for index, question in enumerate(distinct)}
-    return {key: tuple(dict.fromkeys(reason for question in asked for reason in reasons[question])) for key, asked in needed.items()}
+    found = Verdicts(
+        {key: tuple(dict.fromkeys(reason for question in asked for reason in reasons[question])) for key, asked in needed.items()}
+    )
+    let_through = [question for key, asked in needed.items() if not found[key] for question in asked]
+    told = {question: answer.excepted for question, answer in zip(distinct, answers, strict=False)}
+    found.excepted = tuple(sorted({line for question in let_through for line in told.get(question, ())}))
+    return found

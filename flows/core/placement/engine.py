@@ -12,8 +12,9 @@ from typing import Any
 from flows.core.canonical import content_hash
 from flows.core.errors import UserError
 from flows.core.governance.labels import Catalog
+from flows.core.placement import runtimes
 from flows.core.placement.asking import verdicts
-from flows.core.placement.decision import Decision, Reason, Rejection, Relaxation
+from flows.core.placement.decision import Decision, Kind, Reason, Rejection, Relaxation
 from flows.core.placement.estate import Estate, Pool
 from flows.core.placement.filters import Facts, reasons_against
 from flows.core.placement.hashing import content_form, decision_id, engine
@@ -22,7 +23,10 @@ from flows.core.placement.policy import Policy
 from flows.core.placement.relax import nearness, relaxation
 from flows.core.placement.request import Conditions, Request
 from flows.core.placement.scene import Scene, resolve
-from flows.core.placement.score import Candidate, Pricer, lanes
+from flows.core.placement.score import NEAR, Candidate, Pricer, lanes
+
+LASTING: tuple[Kind, ...] = ("policy", "data", "restrict", "fit", "latency")
+"""What is the same at every slot of a lane, while no dated fact ends."""
 
 
 def place(request: Request, estate: Estate, policy: Policy, catalog: Catalog, conditions: Conditions, at: datetime) -> Decision:
@@ -35,7 +39,7 @@ def place(request: Request, estate: Estate, policy: Policy, catalog: Catalog, co
         raise UserError("the instant of the decision has no offset", field="at", expected="an instant such as `2026-01-05T08:00:00Z`")
     at = at.astimezone(UTC)
     with localcontext(Context(prec=28, rounding=ROUND_HALF_EVEN)):
-        return _place(resolve(request, estate, catalog, conditions, at), policy)
+        return _place(resolve(request, estate, catalog, conditions, at, last_days=policy.last_days), policy)
 
 
 def against_pool(
@@ -50,7 +54,7 @@ def against_pool(
     """
     if pool not in estate.pool_by_name:
         raise UserError(f"no pool `{pool}`", expected=f"one of `{'`, `'.join(sorted(estate.pool_by_name))}`")
-    scene = resolve(request, estate, catalog, Conditions(), at.astimezone(UTC), needs_runtime=False)
+    scene = resolve(request, estate, catalog, Conditions(), at.astimezone(UTC), needs_runtime=False, last_days=policy.last_days)
     asked, era = estate.pool_by_name[pool], scene.era(through or at)
     return (*verdicts(scene, policy, [(asked, era)])[pool, era], *unknowns(scene, scene.site_of(asked), era))
 
@@ -67,8 +71,9 @@ def documents(request: Request, estate: Estate, catalog: Catalog, conditions: Co
 
 def input_hashes(request: Request, estate: Estate, policy: Policy, catalog: Catalog, conditions: Conditions) -> dict[str, str]:
     """What a decision depends on: the engine's versions and the hash of every input."""
-    found = {kind: content_hash(document) for kind, document in documents(request, estate, catalog, conditions).items()}
-    return {"engine": engine(policy.engine), "policies": policy.hash, **found}
+    given = {"catalog": catalog, "request": request, "conditions": conditions}
+    found = {kind: content_hash(content_form(document)) for kind, document in given.items()}
+    return {"engine": engine(policy.engine), "policies": policy.hash, "estate": estate.hash, **found}
 
 
 @dataclass(slots=True)
@@ -92,7 +97,8 @@ class Outcome:
 
 def _place(scene: Scene, policy: Policy) -> Decision:
     pricer = Pricer(scene)
-    facts = Facts(scene, pricer, verdicts(scene, policy, _pools_and_eras(scene, pricer)))
+    said = verdicts(scene, policy, _pools_and_eras(scene, pricer))
+    facts = Facts(scene, pricer, said)
     outcomes = [_outcome(pool, facts) for pool in scene.pools]
     ranked = sorted((outcome.best for outcome in outcomes if outcome.best is not None), key=lambda best: best.rank)
     shown = [best.chosen(_twin(best, pricer, scene)) for best in ranked]
@@ -107,14 +113,14 @@ def _place(scene: Scene, policy: Policy) -> Decision:
         alternatives=tuple(shown[1:]),
         rejected=tuple(row for outcome in outcomes for row in _rows(outcome, facts)),
         summary=_summary(scene, outcomes),
-        warnings=tuple(sorted({*scene.warnings, *_assumed(scene, pricer)})),
+        warnings=tuple(sorted({*scene.warnings, *said.excepted, *assumed(scene, pricer), *_runtime(scene, ranked)})),
     )
 
 
 def _pools_and_eras(scene: Scene, pricer: Pricer) -> Iterator[tuple[Pool, int]]:
     """Each pool with every era that a run on it may end in."""
     for pool in scene.pools:
-        latest = max((pricer.latest(lane) for lane in lanes(scene, pool)), default=scene.at)
+        latest = max((lane.latest() for lane in pricer.priced(pool)), default=scene.at)
         for era in range(scene.era(scene.at), scene.era(latest) + 1):
             yield pool, era
 
@@ -124,21 +130,43 @@ def _outcome(pool: Pool, facts: Facts) -> Outcome:
     priced: set[str] = set()
     survived: set[str] = set()
     nearest: dict[str, Miss] = {}
-    for candidate in (candidate for lane in lanes(facts.scene, pool) for candidate in facts.pricer.candidates(lane)):
-        offer = candidate.lane.offer.name
+    one_era = (pool.name, facts.scene.era(facts.scene.at) + 1) not in facts.verdicts
+    for lane in facts.pricer.priced(pool):
+        offer = lane.lane.offer.name
         priced.add(offer)
-        reasons = reasons_against(candidate, facts)
-        if not reasons:
-            survived.add(offer)
-            nearest.pop(offer, None)
-            if best is None or candidate.rank < best.rank:
-                best = candidate
-        elif offer not in survived:
-            near = nearness(candidate, reasons)
-            if offer not in nearest or near < nearest[offer].near:
-                nearest[offer] = Miss(candidate, reasons, near)
+        lasting: tuple[object, ...] | None = None
+        for total, slot in lane.slots():
+            if offer in survived:
+                if best is not None and total > _clearly_above(best):
+                    break
+            elif lasting is not None and offer in nearest and _no_nearer(total, lasting, nearest[offer]):
+                break
+            candidate = lane.at(slot, facts.scene.deadline)
+            reasons = reasons_against(candidate, facts)
+            if not reasons:
+                survived.add(offer)
+                nearest.pop(offer, None)
+                if best is None or candidate.rank < best.rank:
+                    best = candidate
+            elif offer not in survived:
+                near = nearness(candidate, reasons)
+                if offer not in nearest or near < nearest[offer].near:
+                    nearest[offer] = Miss(candidate, reasons, near)
+                if lasting is None and one_era:
+                    lasting = nearness(candidate, [reason for reason in reasons if reason.kind in LASTING])[:2]
     unpriced = tuple(offer.name for offer in facts.scene.estate.offers_of(pool) if offer.name not in priced)
     return Outcome(pool, best, sorted(nearest.values(), key=lambda miss: miss.near), unpriced)
+
+
+def _clearly_above(candidate: Candidate) -> float:
+    """A float total above this is dearer than the candidate, whatever floats lose."""
+    total = float(candidate.usd.total)
+    return total + NEAR + total * 1e-9
+
+
+def _no_nearer(total: float, lasting: tuple[object, ...], miss: Miss) -> bool:
+    """Whether slots from this total on, which fail at least the rules that last, can only miss by more than the known miss does."""
+    return miss.near[:2] < lasting or (miss.near[:2] == lasting and total > _clearly_above(miss.candidate))
 
 
 def _twin(best: Candidate, pricer: Pricer, scene: Scene) -> Candidate | None:
@@ -167,6 +195,11 @@ def _rows(outcome: Outcome, facts: Facts) -> Iterable[Rejection]:
         yield Rejection(name, site, None, 0, (_no_offer(outcome.pool),))
 
 
+def rejections(pools: Iterable[Pool], facts: Facts) -> tuple[Rejection, ...]:
+    """Why not, for each of the pools, as `place` tells it."""
+    return tuple(row for pool in pools for row in _rows(_outcome(pool, facts), facts))
+
+
 def _no_offer(pool: Pool) -> Reason:
     seen = f"no offer of `{pool.site}` matches {', '.join(pool.offers)}"
     return Reason("no-offer", "fit", seen, "an offer", f"estate: pools.{pool.name}.offers")
@@ -190,7 +223,12 @@ def _first_rule(outcome: Outcome) -> str:
     return "no-price" if outcome.unpriced else "no-offer"
 
 
-def _assumed(scene: Scene, pricer: Pricer) -> Iterable[str]:
+def _runtime(scene: Scene, ranked: Sequence[Candidate]) -> Iterable[str]:
+    """Where the runtime of the chosen candidate comes from, if runs were recorded."""
+    return runtimes.told(scene, ranked[0].lane.offer if ranked else None)
+
+
+def assumed(scene: Scene, pricer: Pricer) -> Iterable[str]:
     """Where the estate's worst stands in for a value that nobody measured."""
     for what, missing, worst, unit in (
         ("Watts", pricer.no_watts, scene.estate.worst_watts, "W"),

@@ -85,7 +85,7 @@ def _change(rejection: Mapping[str, Any]) -> str:
 def decision_markdown(decision: Decision | Mapping[str, Any]) -> str:
     """The whole decision as Markdown: summary, chosen and runners-up, every rejection with all its reasons, warnings, hashes."""
     told = as_json(decision)
-    parts = [f"**{_cell(told['summary'])}**", f"Decision `{told['decision_id']}`, made at {told['at']}.", _data_line(told)]
+    parts = [f"**{_cell(told['summary'])}**", f"Decision `{told['decision_id']}`, made at {told['at']}.", data_line(told)]
     if candidates := candidate_rows(told):
         parts.append(_table(CANDIDATE_COLUMNS, candidates))
         if (fallback := told["chosen"].get("fallback")) is not None:
@@ -102,7 +102,8 @@ def decision_markdown(decision: Decision | Mapping[str, Any]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _data_line(told: Mapping[str, Any]) -> str:
+def data_line(told: Mapping[str, Any]) -> str:
+    """Which datasets are read, and what label the outputs get."""
     datasets = ", ".join(f"`{name}`" for name in told["datasets"]) or "none"
     label = told["output_label"]
     if label is None:

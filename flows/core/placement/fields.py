@@ -5,9 +5,11 @@ from __future__ import annotations
 import re
 from datetime import UTC, date, datetime
 from decimal import Decimal
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+
+from flows.core.governance.blocs import not_mistaken
 
 MAX_NUMBER = Decimal(10) ** 9
 MAX_HOURS = Decimal(87_600)
@@ -97,11 +99,14 @@ PositiveHours = Annotated[Decimal, BeforeValidator(_decimal), Field(gt=0, le=MAX
 Minutes = Annotated[Decimal, BeforeValidator(_decimal), Field(ge=0, le=MAX_HOURS)]
 Count = Annotated[int, BeforeValidator(_integer), Field(ge=1, le=1_000_000)]
 Integer = Annotated[int, BeforeValidator(_integer)]
+Percentile = Annotated[Literal[50, 99], BeforeValidator(_integer), Field(description="50 or 99")]
 Instant = Annotated[datetime, BeforeValidator(_instant), Field(description="an instant with an offset, such as `2026-01-05T08:00:00Z`")]
 Day = Annotated[date, BeforeValidator(_day), Field(description="a UTC day such as `2026-12-31`")]
 Clock = Annotated[str, AfterValidator(_clock), Field(description='a time of day such as "22:00"')]
 Name = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\s\x00-\x1f]+$", description="a name without spaces")]
 Line = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f]+$", description="one line of text")]
-Country = Annotated[str, Field(pattern=r"^[A-Z]{2}$", description="an ISO country of two capital letters, such as `DE`")]
+Country = Annotated[
+    str, Field(pattern=r"^[A-Z]{2}$", description="an ISO country of two capital letters, such as `DE`"), AfterValidator(not_mistaken)
+]
 Names = Annotated[tuple[Name, ...], AfterValidator(_sorted_names)]
 Countries = Annotated[tuple[Country, ...], AfterValidator(_sorted_names)]

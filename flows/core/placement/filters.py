@@ -5,8 +5,8 @@ A filter returns its reasons against a candidate; none means that it passes. Wha
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from datetime import timedelta
+from collections.abc import Callable, Collection, Mapping
+from datetime import datetime, timedelta
 from decimal import Decimal
 from fnmatch import fnmatchcase
 
@@ -14,6 +14,7 @@ from flows.core.canonical import instant, plain
 from flows.core.placement.decision import Kind, Reason
 from flows.core.placement.estate import Offer, Pool
 from flows.core.placement.knowledge import unknowns
+from flows.core.placement.request import Request
 from flows.core.placement.scene import Scene
 from flows.core.placement.score import MAX_SECONDS, Candidate, Pricer
 from flows.core.placement.slots import Usage
@@ -62,6 +63,15 @@ def taken_by(offer: Offer, nodes: int) -> dict[str, Decimal]:
     if offer.accelerator is not None and offer.accelerator_count is not None:
         taken[offer.accelerator] = nodes * offer.accelerator_count
     return taken
+
+
+def cordoned_for(request: Request, site: str, cordoned: Collection[str]) -> tuple[str, ...]:
+    """The cordoned sites that would get something new if the request ran at the site: the run itself, or data that comes to rest there.
+
+    A transfer brings nothing new to the site that it starts from: data may always leave.
+    """
+    gets = {output.home or site for output in request.outputs} | (set() if request.step == "transfer" else {site})
+    return tuple(sorted(gets & set(cordoned)))
 
 
 def policy(candidate: Candidate, facts: Facts) -> Reasons:
@@ -145,8 +155,13 @@ def _fit(offer: Offer, scene: Scene) -> Reasons:
 
 
 def capacity(candidate: Candidate, facts: Facts) -> Reasons:
-    """Whether the pool has room at every instant of [run_from, finish_p90)."""
-    lane, found = candidate.lane, []
+    """Whether the sites and the pool take anything new, and the pool has room at every instant of [run_from, finish_p90)."""
+    lane, conditions = candidate.lane, facts.scene.conditions
+    found: list[Reason] = []
+    if conditions.cordoned:
+        found += facts.kept(("cordoned", lane.site.id), lambda: _cordoned(lane.site.id, facts.scene))
+    if lane.pool.name in conditions.cooling:
+        found += _cooling(candidate, conditions.cooling[lane.pool.name])
     for resource, need, limit in facts.needs(lane.pool, lane.offer):
         taken = facts.usage(lane.pool.name, resource).peak(candidate.run_from, candidate.finish_p90)
         if taken + need > limit:
@@ -155,6 +170,19 @@ def capacity(candidate: Candidate, facts: Facts) -> Reasons:
                 Reason("capacity", "capacity", seen, f"at most {plain(limit)}", f"estate: pools.{lane.pool.name}.capacity.{resource}")
             )
     return tuple(found)
+
+
+def _cordoned(site: str, scene: Scene) -> Reasons:
+    closed = cordoned_for(scene.request, site, scene.conditions.cordoned)
+    return tuple(Reason("cordoned", "capacity", f"`{name}` is cordoned", "an open site", "conditions: cordoned") for name in closed)
+
+
+def _cooling(candidate: Candidate, until: datetime | None) -> Reasons:
+    if until is not None and candidate.start >= until:
+        return ()
+    pool = candidate.lane.pool.name
+    wanted = "another pool" if until is None else f"a start at {instant(until)} or later"
+    return (Reason("cooling-down", "capacity", f"a run on `{pool}` failed", wanted, f"conditions: cooling.{pool}"),)
 
 
 def latency(candidate: Candidate, facts: Facts) -> Reasons:

@@ -7,7 +7,7 @@ from decimal import Decimal
 
 from flows.core.canonical import instant, plain
 from flows.core.placement.decision import RELAXATION_ORDER, Kind, Reason, Relaxation
-from flows.core.placement.filters import Facts
+from flows.core.placement.filters import Facts, cordoned_for
 from flows.core.placement.score import Candidate
 from flows.core.placement.slots import ceil_seconds, seconds_between
 
@@ -61,7 +61,14 @@ def _latency(candidate: Candidate, reasons: tuple[Reason, ...], facts: Facts) ->
 
 
 def _capacity(candidate: Candidate, reasons: tuple[Reason, ...], facts: Facts) -> str | None:
-    lane, changes = candidate.lane, []
+    lane, conditions, changes = candidate.lane, facts.scene.conditions, []
+    if reasons[0].rule == "cordoned":
+        closed = cordoned_for(facts.scene.request, lane.site.id, conditions.cordoned)
+        left = [name for name in conditions.cordoned if name not in closed]
+        return f"conditions.cordoned: [{', '.join(conditions.cordoned)}] -> [{', '.join(left)}]"
+    if reasons[0].rule == "cooling-down":
+        until = conditions.cooling[lane.pool.name]
+        return f"conditions.cooling.{lane.pool.name}: {'null' if until is None else instant(until)} -> {instant(candidate.start)}"
     for resource, need, limit in facts.needs(lane.pool, lane.offer):
         total = facts.usage(lane.pool.name, resource).peak(candidate.run_from, candidate.finish_p90) + need
         if total > limit:

@@ -20,6 +20,7 @@ from flows.core.placement.fields import (
     Name,
     Names,
     NonNegative,
+    Percentile,
     Positive,
     PositiveHours,
 )
@@ -93,7 +94,7 @@ class LatencyTarget(Model):
 
     from_: Annotated[Countries, Field(min_length=1)] = Field(alias="from")
     max_ms: Positive
-    percentile: Annotated[Literal[50, 99], Field(description="50 or 99")] = 50
+    percentile: Percentile = 50
     service_ms: NonNegative = Decimal(0)
 
 
@@ -184,13 +185,19 @@ class RuntimeEstimate(Model):
 
 
 class Conditions(Model):
-    """Free capacity and queue wait per pool, budget left per workload, runtime estimates and replicas; empty: idle and unlimited."""
+    """Free capacity and queue wait per pool, budget left per workload, runtime estimates and replicas; empty: idle and unlimited.
+
+    `cordoned` sites get nothing new, neither a run nor data. `cooling` pools failed a run and get none that starts before the instant;
+    none at all, whatever the slot, if there is no instant (the run that failed there wants another place).
+    """
 
     replicas: Mapping[Name, Names] = Field(default_factory=dict)
     reservations: tuple[Reservation, ...] = ()
     queue_hours: Mapping[Name, Hours] = Field(default_factory=dict)
     budget_left_usd: Mapping[Name, NonNegative] = Field(default_factory=dict)
     runtimes: tuple[RuntimeEstimate, ...] = ()
+    cordoned: Names = ()
+    cooling: Mapping[Name, Instant | None] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _estimates_are_unique(self) -> Self:

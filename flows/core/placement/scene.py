@@ -16,6 +16,12 @@ from flows.core.placement.estate import Estate, Offer, Pool, Site
 from flows.core.placement.request import Conditions, Request, Runtime
 from flows.core.placement.slots import slots
 
+SHARED = ("nodes", "cpus", "memory_gib")
+"""What every offer takes of a pool's capacity, besides its accelerators."""
+
+LONGEST_WINDOW = timedelta(days=366)
+"""Further ahead nobody plans one run."""
+
 UNKNOWN = Label(classification=Classification.RESTRICTED, regimes=frozenset(), residency=frozenset({ANYWHERE}))
 """What a dataset without entry or label counts as; it may be at its home only."""
 
@@ -125,15 +131,22 @@ def known_country(code: str | None) -> bool:
 
 
 def resolve(
-    request: Request, estate: Estate, catalog: Catalog, conditions: Conditions, at: datetime, *, needs_runtime: bool = True
+    request: Request,
+    estate: Estate,
+    catalog: Catalog,
+    conditions: Conditions,
+    at: datetime,
+    *,
+    needs_runtime: bool = True,
+    last_days: Iterable[date] = (),
 ) -> Scene:
-    """The scene of a decision; without `needs_runtime` nothing can be priced in it.
+    """The scene of a decision; without `needs_runtime` nothing can be priced in it. `last_days`: when dated exceptions of policy end.
 
     Raises:
         UserError: a name or a value that makes no sense in this estate; carries every problem found.
     """
     problems: list[Problem] = []
-    warnings: list[str] = []
+    warnings: list[str] = [*estate.assumptions]
     names = sorted({use.name for use in request.datasets} | catalog.datasets_of(request.workload, request.step))
     sizes = {use.name: use.size_gb for use in request.datasets}
     inputs = tuple(_input(name, sizes.get(name), catalog, conditions, warnings) for name in names)
@@ -153,6 +166,10 @@ def resolve(
         problems.append(
             Problem(what, field="runtime", fix="write `runtime: {p50_hours: …, p90_hours: …}`, or an estimate in the conditions")
         )
+    deadline = None if request.step == "serve" else request.window.deadline
+    if deadline is not None and deadline - max(at, request.window.earliest or at) > LONGEST_WINDOW:
+        what = f"the window is longer than {LONGEST_WINDOW.days} days, and each of its hours is a possible start"
+        problems.append(Problem(what, field="window.deadline", expected="a nearer deadline", fix="leave it out if there is none"))
     if problems:
         raise UserError(problems=problems)
     warnings += _unmatched(request, estate, conditions)
@@ -161,7 +178,6 @@ def resolve(
             warnings.append("`serve` has no end: `window.deadline` is not used")
         if request.interruptible:
             warnings.append("`serve` never runs on spot: `interruptible` is not used")
-    deadline = None if request.step == "serve" else request.window.deadline
     limits = [limit for limit in (request.budget_usd, conditions.budget_left_usd.get(request.workload)) if limit is not None]
     return Scene(
         request=request,
@@ -174,7 +190,7 @@ def resolve(
         slots=slots(at, request.window.earliest, deadline, only_first=request.step == "serve"),
         deadline=deadline,
         budget_usd=min(limits) if limits else None,
-        boundaries=tuple(sorted(day for day in _last_days(estate, catalog) if day >= at.date())),
+        boundaries=tuple(sorted(day for day in {*_last_days(estate, catalog), *last_days} if day >= at.date())),
         runtimes=runtimes,
         warnings=tuple(warnings),
     )
@@ -213,7 +229,12 @@ def _unmatched(request: Request, estate: Estate, conditions: Conditions) -> Iter
     wrong += [f"restrict.pools: `{name}`" for name in request.restrict.pools if name not in pools]
     wrong += [f"restrict.offers: `{name}`" for name in request.restrict.offers if not any(fnmatchcase(offer, name) for offer in offers)]
     wrong += sorted({f"conditions.reservations: pool `{row.pool}`" for row in conditions.reservations if row.pool not in pools})
+    used = {name for row in conditions.reservations for name in row.use} - set(SHARED)
+    if used:
+        wrong += [f"conditions.reservations: `{name}`" for name in sorted(used - {offer.accelerator for offer in estate.offers})]
     wrong += [f"conditions.queue_hours: pool `{name}`" for name in sorted(conditions.queue_hours) if name not in pools]
+    wrong += [f"conditions.cordoned: site `{name}`" for name in conditions.cordoned if name not in sites]
+    wrong += [f"conditions.cooling: pool `{name}`" for name in sorted(conditions.cooling) if name not in pools]
     wrong += sorted(
         {f"conditions.replicas: site `{name}`" for found in conditions.replicas.values() for name in found if name not in sites}
     )

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
+from math import inf
 
 from flows.core.placement.decision import Chosen, Usd
 from flows.core.placement.estate import Offer, Pool, Site
@@ -118,6 +119,10 @@ class Span:
         return cls(*(min(ceil_seconds(part), MAX_SECONDS + 1) for part in (run.spot, run.on_demand, run.wall)))
 
 
+NEAR = 1e-5
+"""USD by which the float total of a slot may differ from the exact one, besides one part in 10^9."""
+
+
 class Pricer:
     """Prices the lanes of one scene; keeps what sites share."""
 
@@ -126,6 +131,9 @@ class Pricer:
         self._hauls: dict[str, Haul] = {}
         self._off_peak: dict[str, Tariff | None] = {}
         self._carbon: dict[str | None, Tariff] = {}
+        self._priced: dict[str, tuple[PricedLane, ...]] = {}
+        self._spans: dict[tuple[str, int, bool], tuple[float, ...]] = {}
+        self._starts: dict[str, tuple[datetime, ...]] = {}
         self.no_watts: set[str] = set()
         self.no_carbon: set[str] = set()
 
@@ -135,11 +143,31 @@ class Pricer:
             self._hauls[site.id] = haul(self.scene, site)
         return self._hauls[site.id]
 
+    def priced(self, pool: Pool) -> tuple[PricedLane, ...]:
+        """The pool's lanes, priced as far as that does not depend on the slot."""
+        if pool.name not in self._priced:
+            self._priced[pool.name] = tuple(PricedLane(self, lane) for lane in lanes(self.scene, pool))
+        return self._priced[pool.name]
+
     def candidates(self, lane: Lane) -> Iterator[Candidate]:
         """The lane at every slot."""
         priced = PricedLane(self, lane)
         for slot in self.scene.slots:
             yield priced.at(slot, self.scene.deadline)
+
+    def factors(self, pool: str, tariff: Tariff, seconds: int, starts: tuple[datetime, ...], *, carbon: bool) -> tuple[float, ...]:
+        """The tariff over so many seconds from each start of the pool, as floats."""
+        key = (pool, seconds, carbon)
+        if key not in self._spans:
+            span = timedelta(seconds=seconds)
+            self._spans[key] = tuple(float(tariff.over(start, start + span)) for start in starts)
+        return self._spans[key]
+
+    def starts(self, pool: str, run_from: Callable[[datetime], datetime]) -> tuple[datetime, ...]:
+        """When work begins on the pool, for every slot."""
+        if pool not in self._starts:
+            self._starts[pool] = tuple(run_from(slot) for slot in self.scene.slots)
+        return self._starts[pool]
 
     def candidate(self, lane: Lane, slot: datetime, deadline: datetime | None) -> Candidate:
         """The lane at one slot, under that deadline."""
@@ -183,7 +211,7 @@ class PricedLane:
 
     def __init__(self, pricer: Pricer, lane: Lane) -> None:
         scene, moved, nodes = pricer.scene, pricer.haul(lane.site), pricer.scene.request.resources.nodes
-        self._scene, self._lane, self._spot = scene, lane, lane.spot
+        self._pricer, self._scene, self.lane, self._spot = pricer, scene, lane, lane.spot
         self._transfer = timedelta(seconds=min(moved.transfer_seconds, MAX_SECONDS + 1))
         self._queued = scene.at + timedelta(seconds=ceil_seconds(scene.conditions.queue_hours.get(lane.pool.name, ZERO) * 3600))
         self._work50, self._work90 = lane.runtime.p50_hours * 3600, lane.runtime.p90_hours * 3600
@@ -202,7 +230,7 @@ class PricedLane:
     def _fixed_span(self, work: Decimal) -> Span:
         """The span with all the time in the world."""
         if self._spot is None:
-            seconds = work if self._scene.serves else self._lane.pool.startup_minutes * 60 + work
+            seconds = work if self._scene.serves else self.lane.pool.startup_minutes * 60 + work
             return Span.of(SpotRun(ZERO, seconds, seconds))
         if self._endless:  # rejected by the filter `fit`; priced as if nothing interrupted it
             return Span.of(SpotRun(self._spot.restart + work, ZERO, self._spot.restart + work))
@@ -214,9 +242,53 @@ class PricedLane:
             return fixed
         return Span.of(spot_run(self._spot, work, seconds_between(run_from, deadline)))
 
+    def _run_from(self, slot: datetime) -> datetime:
+        return max(slot + self._transfer, self._queued)
+
+    def latest(self) -> datetime:
+        """An instant that no run of the lane ends after, at p90."""
+        run_from = self._run_from(self._scene.slots[-1])
+        p50, p90 = self._spans
+        self._grid.over(run_from, run_from + timedelta(seconds=p50.spot + p50.on_demand))  # notes what the grid does not know
+        return run_from + timedelta(seconds=p90.wall)
+
+    def slots(self) -> list[tuple[float, datetime]]:
+        """Every slot with its total to within `NEAR`, cheapest first; where a total hangs on the deadline, minus infinity in its place.
+
+        What it says may prune, and never decides.
+        """
+        scene, p50 = self._scene, self._spans[0]
+        starts = self._pricer.starts(self.lane.pool.name, self._run_from)
+        wall = timedelta(seconds=p50.wall)
+        if self._spot is not None and not self._endless and scene.deadline is not None and starts[-1] + wall > scene.deadline:
+            return [(-inf, slot) for slot in scene.slots]
+        objective, billed = scene.request.objective, p50.spot + p50.on_demand
+        grams = self._pricer.factors(self.lane.pool.name, self._grid, billed, starts, carbon=True)
+        per_gram = float(objective.usd_per_kg_co2 * self._kilowatts / KG_SECONDS)
+        per_second = 0.0 if scene.serves else float(objective.usd_per_hour_of_delay / 3600)
+        staged = float(self._staged / (3600 * HOURS_PER_MONTH))
+        fixed = float(self._egress + self._kept)
+        if self._tariff is None:
+            fixed += float((p50.spot * self._spot_usd + p50.on_demand * self._on_demand_usd) / 3600)
+            rates, usd = grams, 0.0
+        else:
+            rates = self._pricer.factors(self.lane.pool.name, self._tariff, p50.on_demand, starts, carbon=False)
+            usd = float(self._on_demand_usd / 3600)
+        first, ends = scene.slots[0], p50.wall
+        found = []
+        for slot, start, rate, gram in zip(scene.slots, starts, rates, grams, strict=True):
+            total = fixed + usd * rate + per_gram * gram
+            if staged:
+                total += staged * ((start - slot).total_seconds() + ends)
+            if per_second:
+                total += per_second * ((start - first).total_seconds() + ends)
+            found.append((total, slot))
+        found.sort()
+        return found
+
     def at(self, slot: datetime, deadline: datetime | None) -> Candidate:
         """The lane at one slot, under that deadline."""
-        run_from = max(slot + self._transfer, self._queued)
+        run_from = self._run_from(slot)
         p50, p90 = self._span(0, self._work50, run_from, deadline), self._span(1, self._work90, run_from, deadline)
         finish50, finish90 = run_from + timedelta(seconds=p50.wall), run_from + timedelta(seconds=p90.wall)
         safe_at = finish90
@@ -236,7 +308,7 @@ class PricedLane:
         )
         cash90 = self._compute(p90, run_from) + self._egress + self._storage(slot, finish90)
         return Candidate(
-            lane=self._lane,
+            lane=self.lane,
             start=slot,
             run_from=run_from,
             finish_p50=finish50,

@@ -47,7 +47,7 @@ class Tariff:
     `factor` gives the value of the block that starts at an instant. Sums are kept from `origin` on, so a span costs two look-ups.
     """
 
-    __slots__ = ("_block", "_factor", "_origin", "_sums", "_values")
+    __slots__ = ("_block", "_factor", "_kept", "_origin", "_sums", "_values")
 
     def __init__(self, origin: datetime, block: timedelta, factor: Callable[[datetime], Decimal]) -> None:
         seconds = int(block.total_seconds())
@@ -56,15 +56,19 @@ class Tariff:
         self._factor = factor
         self._sums: list[Decimal] = [Decimal(0)]
         self._values: list[Decimal] = []
+        self._kept: dict[datetime, Decimal] = {}
 
     def _until(self, moment: datetime) -> Decimal:
+        if (kept := self._kept.get(moment)) is not None:
+            return kept
         whole, rest = divmod(seconds_between(self._origin, moment), self._block)
         index = int(whole)
         while len(self._values) <= index:
             value = self._factor(self._origin + timedelta(seconds=self._block * len(self._values)))
             self._values.append(value)
             self._sums.append(self._sums[-1] + value * self._block)
-        return self._sums[index] + self._values[index] * rest
+        self._kept[moment] = self._sums[index] + self._values[index] * rest
+        return self._kept[moment]
 
     def over(self, start: datetime, end: datetime) -> Decimal:
         """The integral of the factor over [start, end), in factor seconds."""

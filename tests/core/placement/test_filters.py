@@ -413,3 +413,10 @@ def test_an_offer_without_an_on_demand_price_is_told():
     decision = decide(request(interruptible=True), where)
     assert rules(decision, "fra-k8s") == {"no-price"}
     assert decision.summary == "0/1 pools may run `train` of `nafld`: 1 no-price"
+
+
+def test_a_reservation_of_something_that_no_offer_has_is_told():
+    """A misspelt resource would reserve nothing; the reader should know."""
+    taken = {"pool": "fra-k8s", "use": {"A1O0": 1, "nodes": 1}, "from": "2026-01-05T07:00:00Z", "until": "2026-01-05T09:00:00Z"}
+    decision = decide(moment=conditions(reservations=[taken]))
+    assert "conditions.reservations: `A1O0` is not in this estate" in decision.warnings

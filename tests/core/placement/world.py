@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from typing import Any
 
 from flows.core.governance.labels import Catalog
@@ -22,6 +22,7 @@ class TinyPolicy:
 
     hash: str = "tiny"
     engine: str = "tiny policy 1"
+    last_days: frozenset[date] = frozenset()
     batches: list[list[Question]] = field(default_factory=list)
 
     def ask(self, questions: Sequence[Question]) -> list[Answer]:
