@@ -57,6 +57,9 @@ types: setup ## mypy, strict
 imports: setup ## the import rules of the architecture
 	@$(BIN)/lint-imports --no-cache
 
+bench: setup ## how fast placement decides, on this machine
+	@$(BIN)/python -m bench.placement && $(BIN)/python -m bench.joint
+
 check: lint types imports ## everything that reads the code without running it
 
 lock: ## resolve again, for every supported Python, without any index address

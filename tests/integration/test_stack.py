@@ -212,6 +212,26 @@ def test_doctor_finds_nothing_wrong(stack: Stack) -> None:
     assert problems == []
 
 
+def test_a_run_that_no_worker_takes_is_given_up(stack: Stack) -> None:
+    """A pool that the server has not heard of a worker of: its run is cancelled, so that none begins it later, and told as unavailable."""
+    import httpx
+
+    pool = "nobody-here"
+    httpx.post(f"{stack.prefect_api_url}/work_pools/", json={"name": pool, "type": "process"}, timeout=10).raise_for_status()
+
+    async def given_up() -> tuple[dispatch.FinalState, dispatch.FinalState]:
+        identifier = await start(await deploy("noop", pool), {})
+        return await dispatch.wait(identifier, poll_seconds=0.3, pool=pool, no_worker_seconds=2), await dispatch.state(identifier)
+
+    try:
+        told, kept = asyncio.run(given_up())
+    finally:
+        # a pool without a worker is one that `status` waits for
+        httpx.delete(f"{stack.prefect_api_url}/work_pools/{pool}", timeout=10).raise_for_status()
+    assert (told.name, told.message) == ("Unavailable", "`nobody-here` had no worker for 2 s")
+    assert kept.type == "CANCELLED"
+
+
 def test_a_killed_worker_host_is_seen_and_started_again(stack: Stack, run: Run) -> None:
     """`status` and `doctor` tell of it, its runs end with it, `up` brings it back, and runs start again."""
     service = read_records(stack.settings.home).services[WORKERS]

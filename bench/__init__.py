@@ -1,0 +1,1 @@
+"""Measurements of speed and size: run by hand, never part of a test."""
