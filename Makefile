@@ -63,7 +63,7 @@ bench: setup ## how fast placement decides, on this machine
 check: lint types imports ## everything that reads the code without running it
 
 lock: ## resolve again, for every supported Python, without any index address
-	uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --custom-compile-command "make lock" --group examples --group dev --group postgres --group build pyproject.toml -o requirements.lock
+	uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --custom-compile-command "make lock" --group examples --group dev --group postgres --group build --group clouds pyproject.toml -o requirements.lock
 
 clean: ## stop the services and remove the embedded profile's state
 	@test ! -x $(BIN)/tradewind || $(BIN)/tradewind down

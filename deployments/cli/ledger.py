@@ -90,4 +90,4 @@ def anchor(anchors: Anchors = None) -> None:
 
 
 def _folder(settings: Settings, anchors: Path | None) -> Path:
-    return anchors if anchors is not None else settings.home / "anchors"
+    return anchors if anchors is not None else settings.anchors

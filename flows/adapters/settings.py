@@ -7,7 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from flows.core.errors import GuardRefused
@@ -31,6 +31,7 @@ class Settings(BaseSettings):
     cool_down_minutes: float = Field(
         default=30, ge=0, le=1440, description="how long nothing new starts on a pool that failed a run; 0: at once"
     )
+    signing_key: SecretStr | None = Field(default=None, description="private key of the control plane, only in its own environment")
     principal: str = Field(default="local", description="who asks, when no authenticated principal says so")
 
     @cached_property
@@ -42,6 +43,11 @@ class Settings(BaseSettings):
     def tracking_url(self) -> str:
         """MLflow tracking and registry URI."""
         return self.mlflow_url or f"sqlite:///{self.home / 'mlflow' / 'mlflow.db'}"
+
+    @cached_property
+    def anchors(self) -> Path:
+        """The folder outside the database that holds ledger heads and public keys."""
+        return self.home / "anchors"
 
     def site_folder(self, site: str) -> Path:
         """The folder that holds all data of one site in the embedded profile."""

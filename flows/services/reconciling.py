@@ -53,7 +53,7 @@ async def reconcile(settings: Settings, *, start: Start, is_over: IsOver) -> Rec
         log.info("`%s` was due and nobody had started it: started", intent)
     # after the starts: a model registry that does not answer must not keep a retrain waiting
     done.mended = [outcome.summary for outcome in promoting.mend(state, settings, at=_now())]
-    newest = ledger.anchor(state, settings.home / "anchors")
+    newest = ledger.anchor(state, settings.anchors)
     done.anchored = newest[0] if newest else None
     return done
 

@@ -25,7 +25,8 @@ from prefect.workers.base import BaseWorker
 from prefect.workers.process import ProcessJobConfiguration, ProcessWorker, ProcessWorkerResult
 from pydantic import PrivateAttr
 
-from flows.adapters.settings import POOL_VARIABLE, PROJECT_ROOT, SITE_VARIABLE, Settings
+from flows.adapters import signing
+from flows.adapters.settings import CONTROL, POOL_VARIABLE, PROJECT_ROOT, SITE_VARIABLE, Settings
 from flows.core.errors import GuardRefused
 from flows.workers.guard import Violation, foreign_code, is_guarded, violations
 from flows.workers.starting import Nurseries, starter
@@ -54,8 +55,11 @@ class Identity:
 
 
 def identity_of(site: str, pool: str, settings: Settings, api_url: str) -> Identity:
-    """The identity of a pool's runs, from the estate and this worker's own settings."""
-    shared = {f"TRADEWIND_{name.upper()}": str(value) for name, value in settings.model_dump(mode="json").items() if value is not None}
+    """The identity of a pool's runs, from the estate and this worker's own settings; only control's runs get the signing key."""
+    plain = settings.model_dump(mode="json", exclude={"signing_key"})
+    shared = {f"TRADEWIND_{name.upper()}": str(value) for name, value in plain.items() if value is not None}
+    if site == CONTROL and settings.signing_key is not None:
+        shared[signing.VARIABLE] = settings.signing_key.get_secret_value()
     environment = {
         **shared,
         SITE_VARIABLE: site,

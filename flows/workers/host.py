@@ -22,7 +22,9 @@ from prefect.client.schemas.filters import FlowRunFilter, WorkPoolFilter
 from prefect.client.schemas.objects import State
 from prefect.settings import get_current_settings
 from prefect.states import Cancelled, Crashed
+from pydantic import SecretStr
 
+from flows.adapters import signing
 from flows.adapters.settings import Settings
 from flows.workers.guard import is_guarded
 from flows.workers.guarded import SCRATCH, GuardedProcessWorker, identity_of
@@ -155,9 +157,20 @@ def _clear_scratch(settings: Settings, sites: Mapping[str, str]) -> None:
             shutil.rmtree(folder, ignore_errors=True)
 
 
+def keyed(settings: Settings) -> Settings:
+    """The settings with the control plane's signing key: the given one, or a new one; its public half is enrolled beside the anchors.
+
+    The key leaves this process's own environment, which every run of every site inherits.
+    """
+    given = settings.signing_key.get_secret_value() if settings.signing_key else signing.new_key()
+    os.environ.pop(signing.VARIABLE, None)
+    signing.enroll(settings.anchors, signing.signer(given).public_key, at=datetime.now(UTC))
+    return settings.model_copy(update={"signing_key": SecretStr(given)})
+
+
 async def main() -> None:
     """Host the estate's workers until SIGTERM or SIGINT; runs under way are then terminated by their workers."""
-    settings = Settings()
+    settings = keyed(Settings())
     api_url = get_current_settings().api.url
     if not api_url:
         raise SystemExit("PREFECT_API_URL is not set; `tradewind up` starts the host with it")

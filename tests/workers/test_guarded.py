@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from uuid import uuid4
 
+import pytest
 from prefect.client.schemas.objects import FlowRun
+from pydantic import SecretStr
 
+from flows.adapters import signing
 from flows.adapters.settings import PROJECT_ROOT, Settings
+from flows.workers import host
 from flows.workers.guarded import GuardedJobConfiguration, GuardedProcessWorker, identity_of
 
 API = "http://127.0.0.1:1/api"
@@ -50,3 +55,22 @@ def test_identity_is_set_last_over_whatever_was_inherited(tmp_path: Path) -> Non
         "tradewind_home": None,
     }
     assert {name: environment[name] for name in expected} == expected
+
+
+def test_only_the_runs_of_control_get_the_signing_key(tmp_path: Path) -> None:
+    """No run of a data site can sign as control, and none inherits the key from the host."""
+    settings = Settings(home=tmp_path, signing_key=SecretStr("secret"))
+    assert identity_of("control", "control-process", settings, "http://x").environment[signing.VARIABLE] == "secret"
+    assert signing.VARIABLE not in identity_of("onprem-fra", "onprem-fra-k8s", settings, "http://x").environment
+
+
+def test_the_host_makes_a_key_enrols_it_and_keeps_it_out_of_its_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A key that was given is used; without one there is a new one; runs inherit neither."""
+    given = signing.new_key()
+    monkeypatch.setenv(signing.VARIABLE, given)
+    first = host.keyed(Settings(home=tmp_path))
+    assert first.signing_key is not None and first.signing_key.get_secret_value() == given
+    assert signing.VARIABLE not in os.environ
+    second = host.keyed(Settings(home=tmp_path))
+    assert second.signing_key is not None and second.signing_key.get_secret_value() != given
+    assert len(signing.Keyring.load(tmp_path / "anchors").keys) == 2
