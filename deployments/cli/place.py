@@ -171,8 +171,8 @@ def show(decision: Mapping[str, Any], console: Console | None = None) -> None:
         screen = Terminal(width=PAGE_WIDTH)
     screen.print(Text(decision["summary"], style="bold"))
     screen.print(Text(f"decision {decision['decision_id']} at {decision['at']}", style="dim"))
-    if rows := told.candidate_rows(decision):
-        _print_table(screen, None, told.CANDIDATE_COLUMNS, rows)
+    if rows := told.terminal_rows(decision):
+        _print_table(screen, None, told.TERMINAL_COLUMNS, rows)
     if rows := told.rejection_rows(decision):
         _print_table(screen, "not possible", told.REJECTION_COLUMNS, rows)
     for warning in decision["warnings"]:
@@ -186,7 +186,7 @@ def _print_table(screen: Console, title: str | None, columns: Sequence[str], row
 
     table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
     for column in columns:
-        table.add_column(column, overflow="fold", no_wrap=column in ("pool", "start", "done by (p90)"))
+        table.add_column(column, overflow="fold", no_wrap=column in ("", "pool", "start", "done by (p90)", "total USD"))
     for row in rows:
         table.add_row(*(Text(cell) for cell in row))
     screen.print(table)

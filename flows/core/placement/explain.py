@@ -21,6 +21,7 @@ CANDIDATE_COLUMNS = (
     "delay",
     "kg CO2",
 )
+TERMINAL_COLUMNS = ("", "pool", "offer", "start", "done by (p90)", "total USD", "of which")
 REASON_COLUMNS = ("pool", "offer", "kind", "rule", "seen", "needed", "written in", "would be let in by")
 REJECTION_COLUMNS = ("pool", "offer", "why not", "would be let in by")
 
@@ -48,6 +49,20 @@ def _candidate_row(place: int, candidate: Mapping[str, Any]) -> tuple[str, ...]:
         *(f"{usd[item]:.4f}" for item in ("total", "compute", "egress", "storage", "carbon", "delay")),
         f"{candidate['kg_co2']:.4f}",
     )
+
+
+def terminal_rows(decision: Decision | Mapping[str, Any]) -> list[tuple[str, ...]]:
+    """The same, narrow enough for a terminal: `TERMINAL_COLUMNS`, minutes for seconds, and only the parts of the sum that are not zero."""
+    rows = []
+    for *head, start, done, total, compute, egress, storage, carbon, delay, _kg in candidate_rows(decision):
+        parts = zip(("compute", "egress", "storage", "carbon", "delay"), (compute, egress, storage, carbon, delay), strict=True)
+        named = "\n".join(f"{name} {usd}" for name, usd in parts if float(usd))
+        rows.append((*head, _minute(start), _minute(done), total, named))
+    return rows
+
+
+def _minute(moment: str) -> str:
+    return f"{moment[:10]} {moment[11:16]}Z"
 
 
 def rejection_rows(decision: Decision | Mapping[str, Any]) -> list[tuple[str, ...]]:

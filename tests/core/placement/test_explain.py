@@ -8,7 +8,7 @@ import pytest
 
 from flows.core.errors import UserError
 from flows.core.placement import against_pool
-from flows.core.placement.explain import candidate_rows, decision_markdown, rejection_rows
+from flows.core.placement.explain import candidate_rows, decision_markdown, rejection_rows, terminal_rows
 from tests.core.placement.world import AT, TinyPolicy, catalog, decide, estate, request
 
 
@@ -63,3 +63,12 @@ def test_a_pool_that_does_not_exist_is_told():
     """A worker of an unknown pool opens nothing."""
     with pytest.raises(UserError, match="no pool `fra`"):
         against_pool(request(), estate(), TinyPolicy(), catalog(), "fra", AT)
+
+
+def test_the_rows_of_a_terminal_name_only_the_parts_that_cost_something() -> None:
+    """A total, the parts of it that are not zero, and times to the minute."""
+    (*_, start, _done, total, parts), *_others = terminal_rows(decide())
+    named = dict(part.split(" ") for part in parts.splitlines())
+    assert sum(map(float, named.values())) == pytest.approx(float(total), abs=5e-4)
+    assert all(float(usd) > 0 for usd in named.values())
+    assert len(start) == len("2026-01-05 08:00Z")
