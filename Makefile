@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed-$(shell cksum < requirements.lock | cut -d' ' -f1)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-integration test-unit test-nightly lint format types imports check up down status lock bench clean
+.PHONY: help setup demo test test-integration test-unit test-nightly lint format types imports check up down status lock bench mutation clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1\t\2/' | expand -t 20
@@ -58,7 +58,10 @@ imports: setup ## the import rules of the architecture
 	@$(BIN)/lint-imports --no-cache
 
 bench: setup ## how fast placement decides, on this machine
-	@$(BIN)/python -m bench.placement && $(BIN)/python -m bench.joint
+	@$(BIN)/python -m bench.placement && $(BIN)/python -m bench.joint && $(BIN)/python -m bench.spot
+
+mutation: setup ## change what decides and what it costs, one thing at a time, and see that a test notices (an hour)
+	@$(BIN)/mutmut run --max-children 2 && $(BIN)/mutmut results
 
 check: lint types imports ## everything that reads the code without running it
 

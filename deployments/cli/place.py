@@ -37,9 +37,13 @@ def place(
             "--what-if", metavar="PATH=VALUE", help="Decide as if: `budget_usd=40`, or a change that a decision printed; repeatable."
         ),
     ] = None,
+    joint: Annotated[
+        bool, typer.Option("--joint", help="Place the documents together: one that reads what another writes gets it from there.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One line of RFC 8785 JSON per decision.")] = False,
 ) -> None:
     """Decide where each request may run, where it should run and when. Needs no server. Exit 0 placed, 3 nothing feasible, 2 bad input."""
+    from deployments.cli import place_joint
     from flows.adapters.catalog import load_catalog
     from flows.adapters.estate import load_estate
     from flows.adapters.policy import CedarPolicy
@@ -55,6 +59,20 @@ def place(
     rules = CedarPolicy.load(policies or declared / "policies", infrastructure.blocs)
     labels = load_catalog(catalog) if catalog else load_catalog(declared / "catalog", as_of=moment)
     frozen = load_conditions(conditions) if conditions else Conditions()
+    if joint:
+        if what_if:
+            raise UserError("`--what-if` changes one request, not steps that are placed together", field="--what-if", fix="leave out one")
+        known = frozen
+        for one, _ in requests:
+            known = with_default_runtime(known, one, declared / "workloads")
+        together = place_joint.decide(requests, infrastructure, rules, labels, known, moment)
+        if as_json:
+            typer.echo(together.to_bytes().decode())
+        else:
+            place_joint.show(together.to_json(), screen_of(None))
+        if together.usd_total is None:
+            raise typer.Exit(NOTHING_FEASIBLE)
+        return
     wanted = [change for text in what_if or () for change in whatif.changes(text)]
     decisions = []
     for one, document in requests:
@@ -78,33 +96,44 @@ def place(
 
 
 def explain(
-    decision: Annotated[str, typer.Argument(metavar="DECISION", help="The id of a stored decision, or its beginning.")],
+    decision: Annotated[
+        str, typer.Argument(metavar="DECISION", help="The id of a stored decision, or of a lifecycle's joint plan, or its beginning.")
+    ],
     as_json: Annotated[bool, typer.Option("--json", help="The stored decision as one line of JSON.")] = False,
     html: Annotated[Path | None, typer.Option("--html", metavar="FILE", help="Write it as a page that needs nothing else.")] = None,
 ) -> None:
-    """Show a stored decision: chosen, runners-up, and every rejection with all its reasons."""
+    """Show a stored decision: chosen, runners-up, and every rejection with all its reasons; or a plan, beside step by step."""
+    from deployments.cli import place_joint
     from flows.adapters.settings import Settings
     from flows.core.canonical import canonical_json
-    from flows.store import decisions
+    from flows.core.placement.joint_explain import joint_page
+    from flows.services.signed import signer_of
+    from flows.store import decisions, plans
     from flows.store.database import State
 
-    with State(Settings().state_url).reading() as tx:
-        found = decisions.find(tx, decision, limit=2)
+    settings = Settings()
+    with State(settings.state_url).reading() as tx:
+        planned = plans.find(tx, decision, limit=2)
+        found = [*decisions.find(tx, decision, limit=2), *planned]
         if len(found) != 1:
             what = f"no decision `{decision}` is stored" if not found else f"several decisions begin with `{decision}`"
             raise UserError(what, expected="the `decision_id` of a run's decision", fix="copy it from the run's page")
-        stored = decisions.get(tx, found[0]) or {}
+        stored = (plans.get(tx, found[0]) if planned else decisions.get(tx, found[0])) or {}
+        signer = None if planned else signer_of(tx, settings, stored)
     if html is not None:
         from deployments.cli.costs import write_whole
         from flows.core.placement.page import decision_page
 
-        write_whole(html, decision_page(stored), field="--html")
+        write_whole(html, joint_page(stored) if planned else decision_page(stored), field="--html")
     if as_json:
         typer.echo(canonical_json(stored).decode())
     elif html is not None:
         typer.echo(f"written: {html}")
+    elif planned:
+        place_joint.show(stored, screen_of(None))
     else:
         show(stored)
+        typer.echo(f"signed by {signer}" if signer else "not signed")
 
 
 def instant_of(text: str | None) -> datetime:
@@ -161,25 +190,35 @@ def with_exceptions(rules: CedarPolicy, exceptions: Sequence[Excepted]) -> Cedar
 
 def show(decision: Mapping[str, Any], console: Console | None = None) -> None:
     """Print a decision as tables."""
-    from rich.console import Console as Terminal
     from rich.text import Text
 
     from flows.core.placement import explain as told
 
-    screen = console or Terminal()
-    if console is None and not screen.is_terminal and "COLUMNS" not in os.environ:
-        screen = Terminal(width=PAGE_WIDTH)
+    screen = screen_of(console)
     screen.print(Text(decision["summary"], style="bold"))
     screen.print(Text(f"decision {decision['decision_id']} at {decision['at']}", style="dim"))
     if rows := told.terminal_rows(decision):
-        _print_table(screen, None, told.TERMINAL_COLUMNS, rows)
+        print_table(screen, None, told.TERMINAL_COLUMNS, rows)
     if rows := told.rejection_rows(decision):
-        _print_table(screen, "not possible", told.REJECTION_COLUMNS, rows)
+        print_table(screen, "not possible", told.REJECTION_COLUMNS, rows)
+    if decision["chosen"] is not None and not any(line.startswith("runtime on `") for line in decision["warnings"]):
+        screen.print(Text("runtime: as declared", style="dim"))
     for warning in decision["warnings"]:
         screen.print(Text(f"warning: {warning}", style="yellow"))
 
 
-def _print_table(screen: Console, title: str | None, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+def screen_of(console: Console | None) -> Console:
+    """The console, else a terminal; a file or a pipe gets whole tables."""
+    from rich.console import Console as Terminal
+
+    screen = console or Terminal()
+    if console is None and not screen.is_terminal and "COLUMNS" not in os.environ:
+        screen = Terminal(width=PAGE_WIDTH)
+    return screen
+
+
+def print_table(screen: Console, title: str | None, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print texts as a table."""
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
     from rich.text import Text

@@ -172,6 +172,18 @@ class Carbon(Model):
     as_of: Annotated[str | None, Blank] = None
 
 
+class Speed(Model):
+    """How fast an offer, or else an accelerator, does a step's work; 1 is the hardware that declared runtimes are meant for.
+
+    `hardware` is the name of an offer or of an accelerator. A figure without a source is a guess, so that each names its own.
+    """
+
+    hardware: Line
+    relative: Annotated[Positive, Field(ge=Decimal("0.001"), le=1000)]
+    source: Line
+    as_of: Annotated[str | None, Blank] = None
+
+
 def _doubled(what: str, keys: Iterable[Hashable]) -> None:
     seen: set[Hashable] = set()
     for key in keys:
@@ -190,6 +202,7 @@ class Estate(Model):
     egress: tuple[EgressPrice, ...] = ()
     latency: tuple[Latency, ...] = ()
     carbon: tuple[Carbon, ...] = ()
+    speeds: tuple[Speed, ...] = ()
     blocs: Blocs = Field(default_factory=Blocs)
 
     @model_validator(mode="after")
@@ -199,6 +212,7 @@ class Estate(Model):
         _doubled("offer", ((offer.site, offer.name) for offer in self.offers))
         _doubled("egress price", ((row.src, row.dst) for row in self.egress))
         _doubled("latency", ((row.country, row.site) for row in self.latency))
+        _doubled("speed", (row.hardware for row in self.speeds))
         _doubled("carbon", ((row.grid_zone, row.month, row.hour_utc) for row in self.carbon))
         for pool in self.pools:
             if pool.site not in self.site_by_id:
@@ -272,6 +286,14 @@ class Estate(Model):
     def carbon_by_cell(self) -> dict[tuple[str, int, int], Decimal]:
         """Grams per kWh by (grid zone, month, UTC hour)."""
         return {(row.grid_zone, row.month, row.hour_utc): row.g_per_kwh for row in self.carbon}
+
+    @cached_property
+    def _speed_by_hardware(self) -> dict[str, Speed]:
+        return {row.hardware: row for row in self.speeds}
+
+    def speed_of(self, offer: Offer) -> Speed | None:
+        """The speed of the offer by its own name, else of its accelerator, however many it has; None: as fast as what was declared for."""
+        return self._speed_by_hardware.get(offer.name) or self._speed_by_hardware.get(offer.accelerator or "")
 
     @cached_property
     def worst_g_per_kwh(self) -> Decimal | None:

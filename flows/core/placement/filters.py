@@ -11,6 +11,7 @@ from decimal import Decimal
 from fnmatch import fnmatchcase
 
 from flows.core.canonical import instant, plain
+from flows.core.governance.proofs import unproven_for
 from flows.core.placement.decision import Kind, Reason
 from flows.core.placement.estate import Offer, Pool
 from flows.core.placement.knowledge import unknowns
@@ -82,6 +83,8 @@ def policy(candidate: Candidate, facts: Facts) -> Reasons:
 def data(candidate: Candidate, facts: Facts) -> Reasons:
     """What the catalog, the map or the price list does not know is not allowed."""
     known = facts.kept(("data", candidate.lane.pool.name, candidate.era), lambda: _data(candidate, facts, candidate.era))
+    if facts.scene.conditions.unproven:
+        known += facts.kept(("unproven", candidate.lane.site.id), lambda: _unproven(candidate.lane.site.id, facts.scene))
     if candidate.lane.known:
         return known
     scene = facts.scene
@@ -95,6 +98,14 @@ def _data(candidate: Candidate, facts: Facts, era: int) -> Reasons:
     return (
         *unknowns(facts.scene, site, era),
         *(Reason("egress-unknown", "data", f"{src} -> {dst} has no price", "a row for it", "estate: egress.csv") for src, dst in unpriced),
+    )
+
+
+def _unproven(site: str, scene: Scene) -> Reasons:
+    lost = unproven_for(scene.request, site, scene.conditions.unproven)
+    return tuple(
+        Reason("unproven", "data", f"`{name}`: {check} {why}", f"a proof of {check} that holds", f"conditions: unproven.{name}")
+        for name, check, why in lost
     )
 
 

@@ -2,7 +2,10 @@
 
 Each step has its own request and its own filters, as if it were placed alone. An edge hands a dataset from one step to another: at the same
 site it costs nothing, else the egress between the two sites, and it may go only where policy lets data of that label be transferred and
-stored. The choice is the least total of all steps and edges; among equal totals the one that ranks first, step by step in order of flow.
+stored. A dataset that its maker lets come to rest at a home is also fetched from there, whichever is cheaper.
+
+The choice is the least total of all steps and edges. What step by step finds (each step where it is best once the steps before it are
+placed) stands beside it, and is the choice unless another total is lower; among equal others the one that ranks first, in order of flow.
 
 Edges move data, not clocks: each step keeps the window of its own request, and its own budget, which holds what `place` prices.
 """
@@ -26,8 +29,8 @@ from flows.core.placement.estate import Estate
 from flows.core.placement.fields import Model, Name, NonNegative
 from flows.core.placement.hashing import content_form, engine
 from flows.core.placement.joint_options import Hop, Option, Step, prepare
+from flows.core.placement.joint_solve import Choice, solve
 from flows.core.placement.joint_solve import Problem as Puzzle
-from flows.core.placement.joint_solve import solve
 from flows.core.placement.policy import Policy
 from flows.core.placement.request import Conditions, Request
 
@@ -84,8 +87,28 @@ class Stuck:
 
 
 @dataclass(frozen=True, slots=True)
+class Alone:
+    """What step by step finds: each step where it is best, once the steps before it are placed; own USD of each, and the edges."""
+
+    chosen: Mapping[str, Chosen]
+    edges: tuple[Handed, ...]
+    usd_total: Decimal
+
+    def to_json(self) -> dict[str, Any]:
+        """As the decision prints it."""
+        return {
+            "chosen": {name: chosen.to_json() for name, chosen in self.chosen.items()},
+            "edges": [edge.to_json() for edge in self.edges],
+            "usd_total": number(self.usd_total),
+        }
+
+
+@dataclass(frozen=True, slots=True)
 class JointDecision:
-    """Where all steps go together. If any step is stuck, nothing is chosen; `usd_total` is then None."""
+    """Where all steps go together. If any step is stuck, nothing is chosen; `usd_total` is then None.
+
+    `step_by_step` is None where a step finds no place beside those that were placed before it, each for itself.
+    """
 
     decision_id: str
     at: datetime
@@ -93,9 +116,15 @@ class JointDecision:
     chosen: Mapping[str, Chosen]
     edges: tuple[Handed, ...]
     usd_total: Decimal | None
+    step_by_step: Alone | None
     stuck: tuple[Stuck, ...]
     summary: str
     warnings: tuple[str, ...] = field(default=())
+
+    @property
+    def pays(self) -> bool:
+        """Whether it is better than step by step: a lower total, or a place for all steps where step by step has none."""
+        return self.usd_total is not None and (self.step_by_step is None or self.usd_total < self.step_by_step.usd_total)
 
     def to_json(self) -> dict[str, Any]:
         """The decision as plain JSON values."""
@@ -106,6 +135,7 @@ class JointDecision:
             "chosen": {name: chosen.to_json() for name, chosen in self.chosen.items()},
             "edges": [edge.to_json() for edge in self.edges],
             "usd_total": None if self.usd_total is None else number(self.usd_total),
+            "step_by_step": None if self.step_by_step is None else self.step_by_step.to_json(),
             "stuck": [stuck.to_json() for stuck in self.stuck],
             "warnings": list(self.warnings),
             "summary": self.summary,
@@ -140,20 +170,29 @@ def place_jointly(
     at = at.astimezone(UTC)
     order = in_order_of_flow(steps, edges)
     hops = tuple(
-        sorted((_hop(edge, catalog) for edge in edges), key=lambda hop: (order.index(hop.from_), order.index(hop.to), hop.dataset))
+        sorted(
+            (_hop(edge, steps[edge.from_], catalog) for edge in edges),
+            key=lambda hop: (order.index(hop.from_), order.index(hop.to), hop.dataset),
+        )
     )
     with localcontext(Context(prec=28, rounding=ROUND_HALF_EVEN)):
         ready = prepare({name: steps[name] for name in order}, hops, estate, policy, catalog, conditions, at)
-        inputs = {
-            "engine": engine(policy.engine),
-            "policies": policy.hash,
-            "estate": content_hash(estate.document),
-            "catalog": content_hash(content_form(catalog)),
-            "conditions": content_hash(content_form(conditions)),
-            "steps": content_hash({name: content_form(request) for name, request in steps.items()}),
-            "edges": content_hash(content_form(tuple(edges))),
-        }
+        hashes = {kind: content_hash(document) for kind, document in joint_documents(steps, edges, estate, catalog, conditions).items()}
+        inputs = {"engine": engine(policy.engine), "policies": policy.hash, **hashes}
         return _decide(ready, hops, inputs, at)
+
+
+def joint_documents(
+    steps: Mapping[str, Request], edges: Sequence[Edge], estate: Estate, catalog: Catalog, conditions: Conditions
+) -> dict[str, Any]:
+    """The inputs by kind as JSON, whose content hashes a joint decision names; policies are stored by their own hash."""
+    return {
+        "estate": estate.document,
+        "catalog": content_form(catalog),
+        "conditions": content_form(conditions),
+        "steps": {name: content_form(request) for name, request in steps.items()},
+        "edges": content_form(tuple(edges)),
+    }
 
 
 def in_order_of_flow(steps: Mapping[str, Request], edges: Sequence[Edge]) -> tuple[str, ...]:
@@ -191,10 +230,11 @@ def in_order_of_flow(steps: Mapping[str, Request], edges: Sequence[Edge]) -> tup
     return tuple(found)
 
 
-def _hop(edge: Edge, catalog: Catalog) -> Hop:
+def _hop(edge: Edge, maker: Request, catalog: Catalog) -> Hop:
     entry = catalog.entry(edge.dataset)
     size = edge.size_gb if edge.size_gb is not None else None if entry is None else entry.size_gb
-    return Hop(edge.from_, edge.to, edge.dataset, ZERO if size is None else size, size is not None)
+    home = next((output.home for output in maker.outputs if output.name == edge.dataset), None)
+    return Hop(edge.from_, edge.to, edge.dataset, ZERO if size is None else size, size is not None, home)
 
 
 def _decide(ready: Mapping[str, Step], hops: Sequence[Hop], inputs: Mapping[str, str], at: datetime) -> JointDecision:
@@ -205,25 +245,50 @@ def _decide(ready: Mapping[str, Step], hops: Sequence[Hop], inputs: Mapping[str,
     choice = None if puzzle is None else solve(puzzle)
     if choice is None and not stuck:
         stuck = (_stuck_beside(ready, hops, names),)
-    chosen = {} if choice is None else {name: ready[name].options[option] for name, option in zip(names, choice, strict=True)}
-    handed = tuple(_handed(hop, chosen, ready) for hop in hops) if chosen else ()
-    warnings |= {line for name, option in chosen.items() for line in ready[name].told(option)}
-    total = None
-    if puzzle is not None and choice is not None:
-        total = sum((option.total for option in chosen.values()), ZERO) + sum((edge.usd for edge in handed), ZERO)
-        if total * MICRO != puzzle.total(choice):
-            raise IntegrityError(f"the joint total {total} USD is not what was minimised", expected="the same sum in millionths")
+    each = None if puzzle is None else _step_by_step(ready, hops)
+    if puzzle is not None and choice is not None and each is not None and puzzle.total(each) == puzzle.total(choice):
+        choice = each
+    best = None if choice is None else _alone(ready, hops, choice)
+    warnings |= {line for name, option in zip(names, choice or (), strict=False) for line in ready[name].told(ready[name].options[option])}
+    if puzzle is not None and choice is not None and best is not None and best.usd_total * MICRO != puzzle.total(choice):
+        raise IntegrityError(f"the joint total {best.usd_total} USD is not what was minimised", expected="the same sum in millionths")
     return JointDecision(
         decision_id=content_hash({"at": instant(at), "inputs": dict(inputs)}),
         at=at,
         inputs=inputs,
-        chosen={name: ready[name].shown(option) for name, option in chosen.items()},
-        edges=handed,
-        usd_total=total,
+        chosen={} if best is None else best.chosen,
+        edges=() if best is None else best.edges,
+        usd_total=None if best is None else best.usd_total,
+        step_by_step=None if each is None else _alone(ready, hops, each),
         stuck=stuck,
-        summary=_summary(names, stuck, handed),
+        summary=_summary(names, stuck, () if best is None else best.edges),
         warnings=tuple(sorted(warnings)),
     )
+
+
+def _step_by_step(ready: Mapping[str, Step], hops: Sequence[Hop]) -> Choice | None:
+    """Each step's best option beside those before it, as `place` ranks: total with what comes in, start, pool, offer, on demand first."""
+    chosen: dict[str, int] = {}
+    for name, step in ready.items():
+        sources = [(hop, ready[hop.from_].options[chosen[hop.from_]].site) for hop in hops if hop.to == name]
+        ranked = []
+        for index, option in enumerate(step.options):
+            fetched = [step.usd(hop, src, option) for hop, src in sources]
+            if None not in fetched:
+                total = option.total + sum((usd for usd in fetched if usd is not None), ZERO)
+                ranked.append((total, *option.candidate.rank[1:], index))
+        if not ranked:
+            return None
+        chosen[name] = min(ranked)[-1]
+    return tuple(chosen.values())
+
+
+def _alone(ready: Mapping[str, Step], hops: Sequence[Hop], choice: Choice) -> Alone:
+    """The choice with its edges and its total."""
+    chosen = {name: ready[name].options[option] for name, option in zip(ready, choice, strict=True)}
+    handed = tuple(_handed(hop, chosen, ready) for hop in hops)
+    total = sum((option.total for option in chosen.values()), ZERO) + sum((edge.usd for edge in handed), ZERO)
+    return Alone({name: ready[name].shown(option) for name, option in chosen.items()}, handed, total)
 
 
 def _unsized(hops: Sequence[Hop]) -> Iterator[str]:
@@ -257,8 +322,9 @@ def _sum(one: int | None, other: int | None) -> int | None:
 
 
 def _handed(hop: Hop, chosen: Mapping[str, Option], ready: Mapping[str, Step]) -> Handed:
-    src, dst = chosen[hop.from_], chosen[hop.to]
-    return Handed(hop.from_, hop.to, hop.dataset, hop.size_gb, src.site, dst.site, ready[hop.to].usd(hop, src.site, dst) or ZERO)
+    maker, dst = chosen[hop.from_].site, chosen[hop.to]
+    usd, src = ready[hop.to].best(hop, maker, dst) or (ZERO, maker)
+    return Handed(hop.from_, hop.to, hop.dataset, hop.size_gb, src, dst.site, usd)
 
 
 def _stuck_beside(ready: Mapping[str, Step], hops: Sequence[Hop], names: Sequence[str]) -> Stuck:

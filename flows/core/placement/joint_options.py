@@ -27,13 +27,17 @@ Reasons = tuple[Reason, ...]
 
 @dataclass(frozen=True, slots=True)
 class Hop:
-    """A dataset on its way from one step to another; `sized` is false if nobody knows its size."""
+    """A dataset on its way from one step to another; `sized` is false if nobody knows its size.
+
+    `home` is where the step before lets it come to rest, at that step's own expense: it may be fetched from there as well.
+    """
 
     from_: str
     to: str
     dataset: str
     size_gb: Decimal
     sized: bool
+    home: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,12 +89,23 @@ class Step:
     every: tuple[Option, ...]
     warnings: tuple[str, ...]
 
+    def best(self, hop: Hop, src: str, option: Option) -> tuple[Decimal, str] | None:
+        """What the hop of a dataset made at that site costs to the option, and the site it then comes from, its maker's or its home.
+
+        None if it must not be or nobody knows its price.
+        """
+        sources = [src] if hop.home in (None, src) else [src, hop.home or src]
+        if option.site in sources:
+            return ZERO, option.site
+        if hop.dataset not in option.may_come:
+            return None
+        legs = [found for source in sources if (found := leg(self.estate, hop.size_gb, source, option.site)) is not None]
+        return min(((found.usd.quantize(SIX_PLACES), found.src) for found in legs), default=None)
+
     def usd(self, hop: Hop, src: str, option: Option) -> Decimal | None:
-        """What the hop from that site to the option costs; None if it must not be or nobody knows its price."""
-        if src == option.site:
-            return ZERO
-        moved = leg(self.estate, hop.size_gb, src, option.site) if hop.dataset in option.may_come else None
-        return None if moved is None else moved.usd.quantize(SIX_PLACES)
+        """The USD of `best`."""
+        found = self.best(hop, src, option)
+        return None if found is None else found[0]
 
     def against(self, hop: Hop, src: str, option: Option) -> Reasons:
         """Why the hop from that other site to the option must not be."""

@@ -48,3 +48,7 @@ def _stale(scene: Scene) -> Iterator[Reason]:
     if scene.catalog.stale_at(scene.at):
         limit = f"within {plain(scene.catalog.max_age_hours)} h of the decision"
         yield Reason("stale-catalog", "data", f"as of {instant(scene.catalog.as_of)}", limit, "catalog: as_of")
+    for name, one in dict.fromkeys(pair for use in scene.inputs for pair in scene.catalog.imports_of(use.name, scene.at)):
+        if one.stale_at(scene.at):
+            seen = f"`{name}` was {f'read at {instant(one.as_of)}' if one.as_of else 'never read'} from `{one.source}`"
+            yield Reason("stale-catalog", "data", seen, f"within {plain(one.max_age_hours)} h of the decision", f"bridge: {one.source}")

@@ -32,26 +32,32 @@ def decision_page(decision: Decision | Mapping[str, Any]) -> str:
         f"<p>Decision <code>{escape(told['decision_id'])}</code>, made at {escape(told['at'])}. {escape(data_line(told))}</p>",
     ]
     candidates = candidate_rows(told)
-    parts.append(_table(CANDIDATE_COLUMNS, candidates) if candidates else "<p>No pool may run it.</p>")
+    parts.append(table(CANDIDATE_COLUMNS, candidates) if candidates else "<p>No pool may run it.</p>")
     if candidates and (fallback := told["chosen"].get("fallback")) is not None:
         ends, usd = escape(fallback["finish_p90"]), f"{fallback['usd']['total']:.4f}"
         parts.append(f"<p>If spot capacity goes: the same offer on demand, done by {ends}, {usd} USD.</p>")
     if reasons := reason_rows(told):
-        parts += ["<h2>Not possible</h2>", _table(REASON_COLUMNS, reasons)]
+        parts += ["<h2>Not possible</h2>", table(REASON_COLUMNS, reasons)]
     if told["warnings"]:
         items = "".join(f"<li>{escape(warning)}</li>" for warning in told["warnings"])
         parts.append(f"<h2>Warnings</h2>\n<ul>{items}</ul>")
-    parts += ["<h2>Decided from</h2>", _table(("input", "hash"), [(kind, told["inputs"][kind]) for kind in sorted(told["inputs"])])]
+    parts += ["<h2>Decided from</h2>", table(("input", "hash"), [(kind, told["inputs"][kind]) for kind in sorted(told["inputs"])])]
+    return page(told["summary"], parts)
+
+
+def page(title: str, parts: Sequence[str]) -> str:
+    """A page of these parts, which are HTML already; the title is text."""
     body = "\n".join(parts)
     head = (
         '<meta charset="utf-8">\n<meta name="viewport" content="width=device-width">\n'
         f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">\n'
-        f"<title>{escape(told['summary'])}</title>\n<style>{STYLE}</style>"
+        f"<title>{escape(title)}</title>\n<style>{STYLE}</style>"
     )
     return f'<!doctype html>\n<html lang="en">\n<head>\n{head}\n</head>\n<body>\n{body}\n</body>\n</html>\n'
 
 
-def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table of texts."""
     head = "".join(f"<th{_class(column)}>{escape(column)}</th>" for column in columns)
     lines = [
         f"<tr{' class=chosen' if row[0] == 'chosen' and columns is CANDIDATE_COLUMNS else ''}>"

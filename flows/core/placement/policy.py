@@ -14,7 +14,10 @@ if TYPE_CHECKING:
     from flows.core.governance.labels import Label
     from flows.core.placement.request import Principal
 
-Action = Literal["process", "store", "transfer", "serve", "promote", "approve", "rollback", "declassify"]
+Action = Literal[
+    "process", "store", "transfer", "serve",  # on data, at a place
+    "run", "promote", "approve", "rollback", "declassify", "apply", "site", "erase", "review",  # on records, in control
+]  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +43,8 @@ class PoolFacts:
 class Question:
     """May this principal do this action with data of this label at this pool? `to` is the country the data is headed for.
 
-    `dataset` and `through`, the last day that must be covered, are what dated exceptions go by; left out, none applies.
+    `dataset` and `through`, the last day that must be covered, are what dated exceptions go by; left out, none applies. `approved`: a
+    person's approval of exactly this is on record and holds.
     """
 
     action: Action
@@ -55,6 +59,7 @@ class Question:
     to: str
     dataset: str = ""
     through: date | None = None
+    approved: bool = False
 
 
 @dataclass(frozen=True, slots=True)

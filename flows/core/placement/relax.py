@@ -103,7 +103,7 @@ def _restrict(candidate: Candidate, reasons: tuple[Reason, ...], facts: Facts) -
 
 def _data(candidate: Candidate, reasons: tuple[Reason, ...], facts: Facts) -> str | None:
     catalog, at = facts.scene.catalog, facts.scene.at
-    if reasons[0].rule != "stale-catalog" or at < catalog.as_of:
+    if reasons[0].rule != "stale-catalog" or at < catalog.as_of or not catalog.stale_at(at):
         return None
     age = Decimal(-(-ceil_seconds(seconds_between(catalog.as_of, at)) // 3600))
     return f"catalog.max_age_hours: {plain(catalog.max_age_hours)} -> {plain(age)}"

@@ -188,7 +188,8 @@ class Conditions(Model):
     """Free capacity and queue wait per pool, budget left per workload, runtime estimates and replicas; empty: idle and unlimited.
 
     `cordoned` sites get nothing new, neither a run nor data. `cooling` pools failed a run and get none that starts before the instant;
-    none at all, whatever the slot, if there is no instant (the run that failed there wants another place).
+    none at all, whatever the slot, if there is no instant (the run that failed there wants another place). `unproven` sites lost proofs
+    of their security that they owe: check to why.
     """
 
     replicas: Mapping[Name, Names] = Field(default_factory=dict)
@@ -198,6 +199,7 @@ class Conditions(Model):
     runtimes: tuple[RuntimeEstimate, ...] = ()
     cordoned: Names = ()
     cooling: Mapping[Name, Instant | None] = Field(default_factory=dict)
+    unproven: Mapping[Name, Mapping[Name, Line]] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _estimates_are_unique(self) -> Self:

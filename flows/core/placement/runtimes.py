@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from flows.core.canonical import plain
 from flows.core.placement.request import RuntimeEstimate, Step
+from flows.core.placement.speeds import HOUR_PLACES, scaled_by
 
 if TYPE_CHECKING:
     from flows.core.placement.estate import Offer
@@ -21,8 +22,6 @@ if TYPE_CHECKING:
 ENOUGH_RUNS = 20
 """Fewer say too little of the 90th percentile: of 20 runs, two are beyond it."""
 MEDIAN, TAIL = Decimal("0.5"), Decimal("0.9")
-HOUR_PLACES = Decimal("0.000001")
-"""A runtime's hours are rounded up to these places: 3.6 milliseconds."""
 
 
 def nearest_rank(values: Sequence[Decimal], share: Decimal) -> Decimal:
@@ -61,13 +60,21 @@ def _hours(seconds: float) -> Decimal:
 
 
 def told(scene: Scene, offer: Offer | None) -> Iterator[str]:
-    """Where the runtime on the chosen offer comes from, as a decision says it; nothing if no runs were recorded at all."""
-    if offer is None or scene.request.runtime is not None:
+    """Where the runtime on the chosen offer comes from, as a decision says it; nothing if it is plainly what was declared.
+
+    That is: no run of the step is recorded, and the estate declares no speeds.
+    """
+    if offer is None:
         return
     rows = {row.offer: row for row in scene.conditions.runtimes if (row.workload, row.step) == (scene.request.workload, scene.request.step)}
-    if not any(row.runs for row in rows.values()):
+    recorded = scene.request.runtime is None and any(row.runs for row in rows.values())
+    used = scene.runtime_on(offer)
+    if used is None or not (recorded or scene.estate.speeds):
         return
-    row = rows.get(offer.name) or rows.get(None)
-    if row is not None:
-        source = f"from {row.runs} runs" if row.runs else "as declared: too few runs are recorded there"
-        yield f"runtime on `{offer.name}`: {plain(row.p50_hours)} h at p50, {plain(row.p90_hours)} h at p90, {source}"
+    row = None if scene.request.runtime is not None else rows.get(offer.name) or rows.get(None)
+    if row is not None and row.runs:
+        source = f"from {row.runs} runs"
+    else:
+        how = scaled_by(None if row is not None and row.offer is not None else scene.speed_of(offer))
+        source = f"as declared{how}: too few runs are recorded there" if recorded else f"as declared{how}"
+    yield f"runtime on `{offer.name}`: {plain(used.p50_hours)} h at p50, {plain(used.p90_hours)} h at p90, {source}"

@@ -12,9 +12,10 @@ from fnmatch import fnmatchcase
 from flows.core.errors import Problem, UserError
 from flows.core.governance.blocs import ANYWHERE, ISO_COUNTRIES
 from flows.core.governance.labels import Catalog, Classification, Label, ResidencyClash, join
-from flows.core.placement.estate import Estate, Offer, Pool, Site
+from flows.core.placement.estate import Estate, Offer, Pool, Site, Speed
 from flows.core.placement.request import Conditions, Request, Runtime
 from flows.core.placement.slots import slots
+from flows.core.placement.speeds import scaled
 
 SHARED = ("nodes", "cpus", "memory_gib")
 """What every offer takes of a pool's capacity, besides its accelerators."""
@@ -62,6 +63,7 @@ class Scene:
     budget_usd: Decimal | None
     boundaries: tuple[date, ...]
     runtimes: dict[str | None, Runtime]
+    measured_anywhere: bool
     warnings: tuple[str, ...]
     _labels: dict[tuple[str, int], Label | None] = field(default_factory=dict)
     _joined: dict[int, tuple[str | None, Label | None]] = field(default_factory=dict)
@@ -81,8 +83,17 @@ class Scene:
         return self.estate.site_by_id[pool.site]
 
     def runtime_on(self, offer: Offer) -> Runtime | None:
-        """The request's own runtime, else the estimate for the offer, else the estimate for any offer."""
-        return self.request.runtime or self.runtimes.get(offer.name) or self.runtimes.get(None)
+        """The request's own runtime, else the estimate for the offer, else the estimate for any offer; a declared one as `scaled`."""
+        if self.request.runtime is not None:
+            return scaled(self.request.runtime, self.speed_of(offer))
+        if offer.name in self.runtimes:
+            return self.runtimes[offer.name]
+        declared = self.runtimes.get(None)
+        return declared if declared is None or self.measured_anywhere else scaled(declared, self.speed_of(offer))
+
+    def speed_of(self, offer: Offer) -> Speed | None:
+        """The declared speed of the offer; None for what takes its time on any hardware: bytes on their way, a service that never ends."""
+        return None if self.request.step in ("serve", "transfer") else self.estate.speed_of(offer)
 
     def era(self, through: datetime) -> int:
         """Spans of days between the last valid days of dated facts: two instants of one era see the same facts."""
@@ -156,11 +167,8 @@ def resolve(
             fix = f"use one of `{'`, `'.join(sorted(estate.site_by_id))}`"
             problems.append(Problem(f"output `{use.name}` has its home at `{use.home}`, which is no site", field="outputs", fix=fix))
         outputs.append(Output(use.name, _size(use.name, use.size_gb, catalog, warnings), use.home, use.keep_days))
-    runtimes = {
-        row.offer: Runtime(p50_hours=row.p50_hours, p90_hours=row.p90_hours)
-        for row in conditions.runtimes
-        if (row.workload, row.step) == (request.workload, request.step)
-    }
+    rows = [row for row in conditions.runtimes if (row.workload, row.step) == (request.workload, request.step)]
+    runtimes = {row.offer: Runtime(p50_hours=row.p50_hours, p90_hours=row.p90_hours) for row in rows}
     if needs_runtime and request.runtime is None and not runtimes:
         what = f"no runtime is known for `{request.step}` of `{request.workload}`"
         problems.append(
@@ -192,6 +200,7 @@ def resolve(
         budget_usd=min(limits) if limits else None,
         boundaries=tuple(sorted(day for day in {*_last_days(estate, catalog), *last_days} if day >= at.date())),
         runtimes=runtimes,
+        measured_anywhere=any(row.runs and row.offer is None for row in rows),
         warnings=tuple(warnings),
     )
 
@@ -235,6 +244,7 @@ def _unmatched(request: Request, estate: Estate, conditions: Conditions) -> Iter
     wrong += [f"conditions.queue_hours: pool `{name}`" for name in sorted(conditions.queue_hours) if name not in pools]
     wrong += [f"conditions.cordoned: site `{name}`" for name in conditions.cordoned if name not in sites]
     wrong += [f"conditions.cooling: pool `{name}`" for name in sorted(conditions.cooling) if name not in pools]
+    wrong += [f"conditions.unproven: site `{name}`" for name in sorted(conditions.unproven) if name not in sites]
     wrong += sorted(
         {f"conditions.replicas: site `{name}`" for found in conditions.replicas.values() for name in found if name not in sites}
     )

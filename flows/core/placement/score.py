@@ -6,16 +6,17 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
+from functools import partial
 from math import inf
 
 from flows.core.placement.decision import Chosen, Usd
-from flows.core.placement.estate import Offer, Pool, Site
+from flows.core.placement.estate import Estate, Offer, Pool, Site
 from flows.core.placement.fields import MAX_HOURS
 from flows.core.placement.haul import HOURS_PER_MONTH, Haul, haul
 from flows.core.placement.request import Runtime
 from flows.core.placement.scene import Scene
 from flows.core.placement.slots import HOUR, QUARTER, Tariff, ceil_seconds, off_peak_factor, seconds_between
-from flows.core.placement.spot import SpotRun, SpotTerms, latest_start, spot_run
+from flows.core.placement.spot import SpotRun, SpotTerms, latest_start, spot_run, unhurried
 
 SIX_PLACES = Decimal("0.000001")
 MAX_SECONDS = int(MAX_HOURS) * 3600
@@ -119,21 +120,58 @@ class Span:
         return cls(*(min(ceil_seconds(part), MAX_SECONDS + 1) for part in (run.spot, run.on_demand, run.wall)))
 
 
+@dataclass(frozen=True, slots=True)
+class Starts:
+    """When work begins on a pool, for every slot; and how many seconds that is after the slot, and after the first slot."""
+
+    at: tuple[datetime, ...]
+    after_slot: tuple[float, ...]
+    after_first: tuple[float, ...]
+
+
+class Clock:
+    """When the slots of one scene begin on each pool, and what tariffs come to from then on: what the lanes of a pool share."""
+
+    def __init__(self, slots: tuple[datetime, ...]) -> None:
+        self._slots = slots
+        self._spans: dict[tuple[str, int, bool], tuple[float, ...]] = {}
+        self._starts: dict[str, Starts] = {}
+
+    def starts(self, pool: str, run_from: Callable[[datetime], datetime]) -> Starts:
+        """When work begins on the pool, for every slot."""
+        if pool not in self._starts:
+            slots, at = self._slots, tuple(run_from(slot) for slot in self._slots)
+            after_slot = tuple((start - slot).total_seconds() for start, slot in zip(at, slots, strict=True))
+            self._starts[pool] = Starts(at, after_slot, tuple((start - slots[0]).total_seconds() for start in at))
+        return self._starts[pool]
+
+    def factors(self, pool: str, tariff: Tariff, seconds: int, starts: tuple[datetime, ...], *, carbon: bool) -> tuple[float, ...]:
+        """The tariff over so many seconds from each start of the pool, as floats."""
+        key = (pool, seconds, carbon)
+        if key not in self._spans:
+            span = timedelta(seconds=seconds)
+            self._spans[key] = tuple(float(tariff.over(start, start + span)) for start in starts)
+        return self._spans[key]
+
+
 NEAR = 1e-5
 """USD by which the float total of a slot may differ from the exact one, besides one part in 10^9."""
 
 
 class Pricer:
-    """Prices the lanes of one scene; keeps what sites share."""
+    """Prices the lanes of one scene; keeps what sites share.
+
+    Nothing that it keeps refers back to it, so that all of it goes at once when the decision is made, without a garbage collection.
+    """
 
     def __init__(self, scene: Scene) -> None:
         self.scene = scene
+        self.clock = Clock(scene.slots)
         self._hauls: dict[str, Haul] = {}
         self._off_peak: dict[str, Tariff | None] = {}
         self._carbon: dict[str | None, Tariff] = {}
         self._priced: dict[str, tuple[PricedLane, ...]] = {}
-        self._spans: dict[tuple[str, int, bool], tuple[float, ...]] = {}
-        self._starts: dict[str, tuple[datetime, ...]] = {}
+        self._fixed: dict[tuple[str, SpotTerms | None, Decimal, bool], tuple[Span, timedelta]] = {}
         self.no_watts: set[str] = set()
         self.no_carbon: set[str] = set()
 
@@ -155,19 +193,12 @@ class Pricer:
         for slot in self.scene.slots:
             yield priced.at(slot, self.scene.deadline)
 
-    def factors(self, pool: str, tariff: Tariff, seconds: int, starts: tuple[datetime, ...], *, carbon: bool) -> tuple[float, ...]:
-        """The tariff over so many seconds from each start of the pool, as floats."""
-        key = (pool, seconds, carbon)
-        if key not in self._spans:
-            span = timedelta(seconds=seconds)
-            self._spans[key] = tuple(float(tariff.over(start, start + span)) for start in starts)
-        return self._spans[key]
-
-    def starts(self, pool: str, run_from: Callable[[datetime], datetime]) -> tuple[datetime, ...]:
-        """When work begins on the pool, for every slot."""
-        if pool not in self._starts:
-            self._starts[pool] = tuple(run_from(slot) for slot in self.scene.slots)
-        return self._starts[pool]
+    def fixed(self, lane: Lane, work: Decimal, *, endless: bool) -> tuple[Span, timedelta]:
+        """The lane's span with all the time in the world, and the time to a deadline from which on there is as much."""
+        key = (lane.pool.name, lane.spot, work, endless)
+        if key not in self._fixed:
+            self._fixed[key] = _fixed(lane, work, endless=endless, serves=self.scene.serves)
+        return self._fixed[key]
 
     def candidate(self, lane: Lane, slot: datetime, deadline: datetime | None) -> Candidate:
         """The lane at one slot, under that deadline."""
@@ -175,7 +206,7 @@ class Pricer:
 
     def latest(self, lane: Lane) -> datetime:
         """An instant that no run of the lane ends after, at p90."""
-        return PricedLane(self, lane).at(self.scene.slots[-1], None).finish_p90
+        return PricedLane(self, lane).latest()
 
     def off_peak(self, site: Site) -> Tariff | None:
         """The site's price factor over time; None if it never changes."""
@@ -187,16 +218,8 @@ class Pricer:
     def grid(self, grid_zone: str | None) -> Tariff:
         """The grid's grams per kWh over time; what is not known counts as the estate's worst."""
         if grid_zone not in self._carbon:
-            self._carbon[grid_zone] = Tariff(self.scene.at, HOUR, lambda moment: self._grams(grid_zone, moment))
+            self._carbon[grid_zone] = Tariff(self.scene.at, HOUR, partial(_grams, self.scene.estate, self.no_carbon, grid_zone))
         return self._carbon[grid_zone]
-
-    def _grams(self, grid_zone: str | None, moment: datetime) -> Decimal:
-        estate = self.scene.estate
-        known = None if grid_zone is None else estate.carbon_by_cell.get((grid_zone, moment.month, moment.hour))
-        if known is None:
-            self.no_carbon.add(grid_zone or "unknown")
-            return estate.worst_g_per_kwh or ZERO
-        return known
 
     def watts(self, lane: Lane) -> Decimal:
         """Watts of one node; what is not known counts as the estate's worst."""
@@ -206,17 +229,36 @@ class Pricer:
         return self.scene.estate.worst_watts or ZERO
 
 
+def _grams(estate: Estate, unknown: set[str], grid_zone: str | None, moment: datetime) -> Decimal:
+    known = None if grid_zone is None else estate.carbon_by_cell.get((grid_zone, moment.month, moment.hour))
+    if known is None:
+        unknown.add(grid_zone or "unknown")
+        return estate.worst_g_per_kwh or ZERO
+    return known
+
+
+def _fixed(lane: Lane, work: Decimal, *, endless: bool, serves: bool) -> tuple[Span, timedelta]:
+    if lane.spot is None:
+        seconds = work if serves else lane.pool.startup_minutes * 60 + work
+        return Span.of(SpotRun(ZERO, seconds, seconds)), timedelta(0)
+    if endless:  # rejected by the filter `fit`; priced as if nothing interrupted it
+        return Span.of(SpotRun(lane.spot.restart + work, ZERO, lane.spot.restart + work)), timedelta(0)
+    room = min(ceil_seconds(unhurried(lane.spot, work)), MAX_SECONDS + 1)
+    return Span.of(spot_run(lane.spot, work, None)), timedelta(seconds=room)
+
+
 class PricedLane:
     """A lane with all that does not depend on the slot worked out."""
 
     def __init__(self, pricer: Pricer, lane: Lane) -> None:
         scene, moved, nodes = pricer.scene, pricer.haul(lane.site), pricer.scene.request.resources.nodes
-        self._pricer, self._scene, self.lane, self._spot = pricer, scene, lane, lane.spot
+        self._clock, self._scene, self.lane, self._spot = pricer.clock, scene, lane, lane.spot
         self._transfer = timedelta(seconds=min(moved.transfer_seconds, MAX_SECONDS + 1))
         self._queued = scene.at + timedelta(seconds=ceil_seconds(scene.conditions.queue_hours.get(lane.pool.name, ZERO) * 3600))
         self._work50, self._work90 = lane.runtime.p50_hours * 3600, lane.runtime.p90_hours * 3600
         self._endless = lane.spot is not None and lane.spot.endless(self._work90)
-        self._spans = tuple(self._fixed_span(work) for work in (self._work50, self._work90))
+        fixed = [pricer.fixed(lane, work, endless=self._endless) for work in (self._work50, self._work90)]
+        self._spans, self._unhurried = tuple(span for span, _ in fixed), tuple(room for _, room in fixed)
         safe = ZERO if lane.spot is None else latest_start(lane.spot, self._work90)
         self._safe = timedelta(seconds=min(ceil_seconds(safe), MAX_SECONDS + 1))
         self._on_demand_usd = (lane.offer.usd_per_hour or ZERO) * nodes
@@ -227,18 +269,9 @@ class PricedLane:
         self._grid = pricer.grid(lane.site.grid_zone)
         self._kilowatts = pricer.watts(lane) * lane.site.pue * nodes / 1000
 
-    def _fixed_span(self, work: Decimal) -> Span:
-        """The span with all the time in the world."""
-        if self._spot is None:
-            seconds = work if self._scene.serves else self.lane.pool.startup_minutes * 60 + work
-            return Span.of(SpotRun(ZERO, seconds, seconds))
-        if self._endless:  # rejected by the filter `fit`; priced as if nothing interrupted it
-            return Span.of(SpotRun(self._spot.restart + work, ZERO, self._spot.restart + work))
-        return Span.of(spot_run(self._spot, work, None))
-
     def _span(self, place: int, work: Decimal, run_from: datetime, deadline: datetime | None) -> Span:
         fixed = self._spans[place]
-        if self._spot is None or deadline is None or self._endless or run_from + timedelta(seconds=fixed.wall) <= deadline:
+        if self._spot is None or deadline is None or self._endless or run_from + self._unhurried[place] <= deadline:
             return fixed
         return Span.of(spot_run(self._spot, work, seconds_between(run_from, deadline)))
 
@@ -250,7 +283,7 @@ class PricedLane:
         run_from = self._run_from(self._scene.slots[-1])
         p50, p90 = self._spans
         self._grid.over(run_from, run_from + timedelta(seconds=p50.spot + p50.on_demand))  # notes what the grid does not know
-        return run_from + timedelta(seconds=p90.wall)
+        return run_from + max(timedelta(seconds=p90.wall), self._unhurried[1])
 
     def slots(self) -> list[tuple[float, datetime]]:
         """Every slot with its total to within `NEAR`, cheapest first; where a total hangs on the deadline, minus infinity in its place.
@@ -258,12 +291,16 @@ class PricedLane:
         What it says may prune, and never decides.
         """
         scene, p50 = self._scene, self._spans[0]
-        starts = self._pricer.starts(self.lane.pool.name, self._run_from)
-        wall = timedelta(seconds=p50.wall)
-        if self._spot is not None and not self._endless and scene.deadline is not None and starts[-1] + wall > scene.deadline:
+        starts = self._clock.starts(self.lane.pool.name, self._run_from)
+        if (
+            self._spot is not None
+            and not self._endless
+            and scene.deadline is not None
+            and starts.at[-1] + self._unhurried[0] > scene.deadline
+        ):
             return [(-inf, slot) for slot in scene.slots]
         objective, billed = scene.request.objective, p50.spot + p50.on_demand
-        grams = self._pricer.factors(self.lane.pool.name, self._grid, billed, starts, carbon=True)
+        grams = self._clock.factors(self.lane.pool.name, self._grid, billed, starts.at, carbon=True)
         per_gram = float(objective.usd_per_kg_co2 * self._kilowatts / KG_SECONDS)
         per_second = 0.0 if scene.serves else float(objective.usd_per_hour_of_delay / 3600)
         staged = float(self._staged / (3600 * HOURS_PER_MONTH))
@@ -272,17 +309,15 @@ class PricedLane:
             fixed += float((p50.spot * self._spot_usd + p50.on_demand * self._on_demand_usd) / 3600)
             rates, usd = grams, 0.0
         else:
-            rates = self._pricer.factors(self.lane.pool.name, self._tariff, p50.on_demand, starts, carbon=False)
+            rates = self._clock.factors(self.lane.pool.name, self._tariff, p50.on_demand, starts.at, carbon=False)
             usd = float(self._on_demand_usd / 3600)
-        first, ends = scene.slots[0], p50.wall
-        found = []
-        for slot, start, rate, gram in zip(scene.slots, starts, rates, grams, strict=True):
-            total = fixed + usd * rate + per_gram * gram
-            if staged:
-                total += staged * ((start - slot).total_seconds() + ends)
-            if per_second:
-                total += per_second * ((start - first).total_seconds() + ends)
-            found.append((total, slot))
+        fixed += (staged + per_second) * p50.wall
+        found = [
+            (fixed + usd * rate + per_gram * gram + staged * after_slot + per_second * after_first, slot)
+            for slot, rate, gram, after_slot, after_first in zip(
+                scene.slots, rates, grams, starts.after_slot, starts.after_first, strict=True
+            )
+        ]
         found.sort()
         return found
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from datetime import datetime, timedelta
 from decimal import Decimal, localcontext
+from fnmatch import fnmatchcase
 from math import ceil
 from typing import Any, NamedTuple
 from zoneinfo import ZoneInfo
@@ -113,6 +114,9 @@ def _price_if_allowed(request, estate, policy, catalog, conditions, at, pool, si
         return None
     if not _fits(request, offer) or not _narrow(request, site, pool, offer, spot):
         return None
+    resting = {site.id, *(output.home for output in request.outputs)}
+    if not _near(request, estate, site) or resting & {*conditions.cordoned}:
+        return None
     if not _room(pool, offer, nodes, conditions, run_from, end90):
         return None
     if not _permitted(request, estate, policy, catalog, at, pool, site, end90):
@@ -148,17 +152,21 @@ def _spot(request, pool, rate, work, left):  # type: ignore[no-untyped-def]
     longest = request.runtime.p90_hours * 3600 if request.checkpoint_minutes is None else interval
     if rate * (longest + write) > 20 or rate * restart > 20:
         return None
-    steady = 1 + write / interval
-    if left is not None and 2 * restart + steady * request.runtime.p90_hours * 3600 > left:
+    # multiplied first and divided last, so that what is a whole number of seconds stays one
+    steady, longest = (hours * (interval + write) / interval for hours in (work, request.runtime.p90_hours * 3600))
+    if left is not None and 2 * restart + longest > left:
         return None
     billed = wall = steady
     if rate:
-        billed = (rate * restart).exp() * ((rate * (interval + write)).exp() - 1) / (rate * interval)
+        billed = work * (rate * restart).exp() * ((rate * (interval + write)).exp() - 1) / (rate * interval)
         wall = billed * (1 + rate * wait)
-    if left is None or restart + wall * work <= left:
-        return (restart + billed * work, Decimal(0), restart + wall * work)
-    on_spot = min(max((left - 2 * restart - steady * work) / (wall - steady), Decimal(0)), work)
-    return (restart + on_spot * billed, restart + (work - on_spot) * steady, left)
+    slack = None if left is None else left - 2 * restart - steady
+    if slack is not None and slack < min(interval, work) + write:
+        return (restart + slack, restart + steady, left)
+    if left is None or restart + wall <= left:
+        return (restart + billed, Decimal(0), restart + wall)
+    share = min(slack / (wall - steady), Decimal(1))
+    return (restart + share * billed, restart + (1 - share) * steady, left)
 
 
 def _weighted(site, start, seconds):  # type: ignore[no-untyped-def]
@@ -207,14 +215,30 @@ def _fits(request, offer):  # type: ignore[no-untyped-def]
     needed = request.resources
     if needed.cpus and (offer.cpus is None or offer.cpus < needed.cpus):
         return False
+    if needed.memory_gib and (offer.memory_gib is None or offer.memory_gib < needed.memory_gib):
+        return False
+    if needed.arch is not None and offer.arch != needed.arch:
+        return False
     wanted = needed.accelerators
     return not wanted or (offer.accelerator in wanted and offer.accelerator_count >= wanted[offer.accelerator])
 
 
 def _narrow(request, site, pool, offer, spot):  # type: ignore[no-untyped-def]
     wanted = request.restrict
-    named = ((wanted.clouds, site.cloud), (wanted.sites, site.id), (wanted.pools, pool.name), (wanted.offers, offer.name))
+    named = ((wanted.clouds, site.cloud), (wanted.sites, site.id), (wanted.pools, pool.name))
+    if wanted.offers and not any(fnmatchcase(offer.name, pattern) for pattern in wanted.offers):
+        return False
     return all(not allowed or name in allowed for allowed, name in named) and wanted.spot in (None, spot)
+
+
+def _near(request, estate, site):  # type: ignore[no-untyped-def]
+    target = request.latency
+    for country in () if target is None else target.from_:
+        cells = [row for row in estate.latency if (row.country, row.site) == (country, site.id)]
+        rtt = (cells[0].p50_ms if target.percentile == 50 else cells[0].p99_ms) if cells else None
+        if rtt is None or rtt + target.service_ms > target.max_ms:
+            return False
+    return True
 
 
 def _room(pool, offer, nodes, conditions, start, end):  # type: ignore[no-untyped-def]

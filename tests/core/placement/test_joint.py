@@ -84,6 +84,9 @@ def joint_worlds(draw: st.DrawFn) -> tuple[dict[str, Any], list[Edge], World]:
         }
         for name in names
     }
+    home = draw(st.sampled_from([None, *(one["id"] for one in where["sites"])]))
+    if home is not None:
+        steps["first"]["outputs"] = [{"name": "first-made", "size_gb": draw(st.sampled_from([0, 5])), "home": home}]
     ends = [(a, b) for a, b in product(names, repeat=2) if a < b]
     chosen = draw(st.lists(st.tuples(st.sampled_from(ends), st.integers(0, 60)), min_size=1, max_size=3, unique_by=lambda one: one[0]))
     edges = [edge(*pair, dataset=f"{pair[0]}-made", size_gb=size) for pair, size in chosen]
@@ -102,8 +105,13 @@ def joint_worlds(draw: st.DrawFn) -> tuple[dict[str, Any], list[Edge], World]:
     return steps, edges, World(steps[names[0]], where, labels, draw(conditions()))
 
 
-def brute(steps: dict[str, Any], edges: Sequence[Edge], world: World, policy: TinyPolicy) -> list[tuple[Decimal, tuple[Found, ...]]]:
-    """Every combination that is allowed, best first, from the naive implementation of a single step."""
+Combination = tuple[Decimal, tuple[Found, ...]]
+
+
+def brute(
+    steps: dict[str, Any], edges: Sequence[Edge], world: World, policy: TinyPolicy
+) -> tuple[list[Combination], tuple[Found, ...] | None]:
+    """Every combination that is allowed, best first, from the naive implementation of a single step; and what step by step finds."""
     parts = {name: World(asked, *world[1:]).parts() for name, asked in steps.items()}
     names = [name for name in ORDER if name in steps]
     _, where, labels, now = parts[names[0]]
@@ -118,12 +126,13 @@ def brute(steps: dict[str, Any], edges: Sequence[Edge], world: World, policy: Ti
         return near and level >= label.level and safe and not guarded
 
     def egress(one: Edge, src: Any, dst: Any) -> Decimal | None:
-        if src.id == dst.id:
+        sources = {src.id, *(use["home"] for use in steps[one.from_]["outputs"])}
+        if dst.id in sources:
             return Decimal(0)
-        row = where.egress_between(src.id, dst.id)
-        if row is None or not may("transfer", label_of[one.dataset], dst):
+        rows = [row for source in sources if (row := where.egress_between(source, dst.id)) is not None]
+        if not rows or not may("transfer", label_of[one.dataset], dst):
             return None
-        return (row.usd_per_gb * (one.size_gb or 0)).quantize(Decimal("0.000001"))
+        return min((row.usd_per_gb * (one.size_gb or 0)).quantize(Decimal("0.000001")) for row in rows)
 
     label_of = {one.dataset: labels.label_of(one.dataset, EVENING, where.blocs) for one in edges}
     choices = []
@@ -139,27 +148,47 @@ def brute(steps: dict[str, Any], edges: Sequence[Edge], world: World, policy: Ti
         hops = [cost[one, at[one.from_].pool, at[one.to].pool] for one in edges]
         if None not in hops:
             all_found.append((sum((one.total for one in picked), sum(hops, Decimal(0))), picked))  # type: ignore[arg-type]
-    return sorted(all_found)
+    each: dict[str, Found] = {}
+    for name in _flow(names, edges):
+        ranked = []
+        for one in choices[names.index(name)]:
+            fetched = [cost[hop, each[hop.from_].pool, one.pool] for hop in edges if hop.to == name]
+            if None not in fetched:
+                ranked.append((one.total + sum(fetched, Decimal(0)), one[1:], one))  # type: ignore[arg-type]
+        if not ranked:
+            return sorted(all_found), None
+        each[name] = min(ranked)[-1]
+    return sorted(all_found), tuple(each[name] for name in names)
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
 @given(joint_worlds(), st.sampled_from([TinyPolicy, Guarded]))
 def test_the_joint_choice_is_the_best_combination_that_brute_force_finds(drawn, rulebook):
-    """Same candidates at the same total, ties decided the same way; none where there is none."""
+    """Same candidates, same total; what step by step finds beside it, also as the choice if nothing is better; none where there is none."""
     steps, edges, world = drawn
-    best = brute(steps, edges, world, rulebook())
+    best, each = brute(steps, edges, world, rulebook())
     asked = {name: World(one, *world[1:]).parts()[0] for name, one in steps.items()}
     _, where, labels, now = world.parts()
     decision = place_jointly(asked, edges, where, rulebook(), labels, now, EVENING)
     names = [name for name in ORDER if name in steps]
     if not best:
-        assert decision.chosen == {} and decision.usd_total is None and decision.stuck
+        assert decision.chosen == {} and decision.usd_total is None and decision.stuck and not decision.pays
         return
-    told = tuple(
-        Found(one.usd.total, one.start, one.pool, one.offer, one.spot) for one in (decision.chosen[name] for name in _flow(names, edges))
-    )
-    in_flow = [(total, tuple(picked[names.index(name)] for name in _flow(names, edges))) for total, picked in best]
-    assert (decision.usd_total, told) == min(in_flow)
+    least = best[0][0]
+    step_by_step = decision.step_by_step
+    assert (None if step_by_step is None else told(step_by_step.chosen, names)) == each
+    assert decision.usd_total == least
+    assert decision.pays == (step_by_step is None or step_by_step.usd_total > least)
+    if decision.pays:
+        in_flow = [tuple(picked[names.index(name)] for name in _flow(names, edges)) for total, picked in best if total == least]
+        assert told(decision.chosen, _flow(names, edges)) == min(in_flow)
+    else:
+        assert decision.chosen == step_by_step.chosen and decision.edges == step_by_step.edges
+
+
+def told(chosen: Any, names: Sequence[str]) -> tuple[Found, ...]:
+    """Chosen candidates as brute force tells them."""
+    return tuple(Found(one.usd.total, one.start, one.pool, one.offer, one.spot) for one in (chosen[name] for name in names))
 
 
 def _flow(names: Sequence[str], edges: Sequence[Edge]) -> list[str]:
@@ -216,6 +245,39 @@ def test_egress_on_an_edge_keeps_steps_together_that_would_part_alone():
     }
     assert sites(together(steps, where=where)) == {"materialize": "fra", "train": "muc"}
     assert sites(together(steps, [edge("materialize", "train")], where=where)) == {"materialize": "fra", "train": "fra"}
+
+
+def test_step_by_step_stands_beside_the_joint_choice():
+    """Making features where that is cheapest, and then paying for their way to the only GPUs, is what placing together avoids."""
+    prices = [offer("fra", price=1), offer("muc", price=2), offer("muc", "gpu", 3)]
+    where = estate(sites=[site("fra"), site("muc")], pools=[pool("f", "fra"), pool("m", "muc")], offers=prices, egress=PAID)
+    steps = {
+        "materialize": plain_request(step="materialize", restrict={"offers": ["small"]}),
+        "train": plain_request(restrict={"offers": ["gpu"]}),
+    }
+    decision = together(steps, [edge("materialize", "train")], where=where)
+    each = decision.step_by_step
+    assert each is not None and decision.pays
+    assert {name: chosen.site for name, chosen in each.chosen.items()} == {"materialize": "fra", "train": "muc"}
+    assert [(one.src, one.dst, one.usd) for one in each.edges] == [("fra", "muc", 10)]
+    assert (decision.usd_total, each.usd_total) == (4 + 6, 2 + 6 + 10)
+    assert decision.to_json()["step_by_step"]["usd_total"] == 18
+
+
+def test_what_rests_at_its_home_is_fetched_from_there():
+    """A model whose maker pays for its way home is judged at home for nothing."""
+    where = estate(
+        sites=[site("fra"), site("muc")],
+        pools=[pool("f", "fra"), pool("m", "muc")],
+        offers=[offer("fra", price=9), offer("muc", "gpu", 1)],
+        egress=PAID,
+    )
+    steps = {
+        "train": plain_request(restrict={"offers": ["gpu"]}, outputs=[{"name": "features", "size_gb": 10, "home": "fra"}]),
+        "evaluate": plain_request(step="evaluate", restrict={"sites": ["fra"]}),
+    }
+    (handed,) = together(steps, [edge("train", "evaluate")], where=where).edges
+    assert (handed.src, handed.dst, handed.usd) == ("fra", "fra", 0)
 
 
 def test_an_edge_that_is_worth_it_is_paid():

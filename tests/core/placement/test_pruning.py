@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from decimal import ROUND_HALF_EVEN, Context, localcontext
 from math import inf
 from unittest import mock
 
 from hypothesis import given, settings
 
 from flows.core.placement import place
+from flows.core.placement.scene import resolve
 from flows.core.placement.score import NEAR, PricedLane, Pricer
+from tests.core.placement.seeded import worlds as seeded
 from tests.core.placement.strategies import World, worlds
 from tests.core.placement.world import AT, TinyPolicy
 
@@ -37,10 +40,6 @@ def test_a_decision_that_looks_at_every_slot_is_the_same_byte_for_byte(world: Wo
 @given(worlds())
 def test_a_float_total_is_near_the_exact_one(world: World) -> None:
     """Nearer than what pruning allows for, wherever a total is given."""
-    from decimal import ROUND_HALF_EVEN, Context, localcontext
-
-    from flows.core.placement.scene import resolve
-
     request, estate, catalog, conditions = world.parts()
     with localcontext(Context(prec=28, rounding=ROUND_HALF_EVEN)):
         scene = resolve(request, estate, catalog, conditions, AT)
@@ -49,3 +48,23 @@ def test_a_float_total_is_near_the_exact_one(world: World) -> None:
             for total, slot in lane.slots():
                 exact = float(lane.at(slot, scene.deadline).usd.total)
                 assert total == -inf or abs(total - exact) < NEAR / 2 + exact * 1e-9
+
+
+def test_a_float_total_is_near_the_exact_one_in_seeded_worlds() -> None:
+    """The same where every run looks at the same worlds; minus infinity only on spot, and only under a deadline."""
+    told = 0
+    for world in seeded(5, 60):
+        request, estate, catalog, conditions = world.parts()
+        with localcontext(Context(prec=28, rounding=ROUND_HALF_EVEN)):
+            scene = resolve(request, estate, catalog, conditions, AT)
+            pricer = Pricer(scene)
+            for lane in (lane for pool in scene.pools for lane in pricer.priced(pool)):
+                totals = lane.slots()
+                assert sorted(slot for _, slot in totals) == list(scene.slots)
+                assert [total for total, _ in totals] == sorted(total for total, _ in totals)
+                for total, slot in totals:
+                    candidate = lane.at(slot, scene.deadline)
+                    exact = float(candidate.usd.total)
+                    told += total != -inf
+                    assert abs(total - exact) < NEAR / 2 + exact * 1e-9 if total != -inf else lane.lane.spot is not None
+    assert told > 300

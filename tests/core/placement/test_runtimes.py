@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from decimal import Decimal
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from flows.core.placement import Conditions
-from flows.core.placement.model import Runtime, RuntimeEstimate
+from flows.core.placement.estate import Speed
+from flows.core.placement.fields import MAX_HOURS
+from flows.core.placement.model import Restrict, Runtime, RuntimeEstimate
 from flows.core.placement.runtimes import ENOUGH_RUNS, estimates, nearest_rank
+from flows.core.placement.speeds import scaled
 from tests.core.placement.world import decide, offer, request
 from tests.core.placement.world import estate as estate_of
 
@@ -113,3 +117,82 @@ def test_without_recorded_runs_nothing_is_said():
     default = RuntimeEstimate(workload="nafld", step="train", p50_hours=Decimal(2), p90_hours=Decimal(3))
     assert not [line for line in decide(UNTIMED, moment=Conditions(runtimes=(default,))).warnings if line.startswith("runtime")]
     assert not [line for line in decide().warnings if line.startswith("runtime")]
+
+
+FASTER = {"hardware": "A100", "relative": 4, "source": "a benchmark"}
+SLOWER = {"hardware": "small", "relative": "0.5", "source": "a benchmark"}
+
+
+def estate_with(*speeds: dict[str, Any]) -> Any:
+    """Two offers at `fra`, one of them with an accelerator, and these speeds."""
+    gpu = offer("fra", "gpu", price=3, AcceleratorName="A100", AcceleratorCount=2)
+    return estate_of(offers=[offer("fra", "small", price=2), gpu], speeds=speeds)
+
+
+def timed(decision: Any) -> tuple[str, float, float]:
+    """The chosen offer, and its hours at p50 and p90."""
+    chosen = decision.chosen
+    return chosen.offer, *((end - chosen.start).total_seconds() / 3600 for end in (chosen.finish_p50, chosen.finish_p90))
+
+
+def test_an_estate_without_speeds_is_the_estate_it_was():
+    """Same hash, so that no decision over it changes a byte."""
+    assert "speeds" not in estate_with().document
+    assert decide(where=estate_with()).to_bytes() == decide(where=estate_of(offers=estate_with().offers)).to_bytes()
+    assert estate_with().hash != estate_with(FASTER).hash
+
+
+def test_slower_hardware_lengthens_median_and_tail():
+    """Half the speed takes twice as long, and the decision says by what it was scaled."""
+    decision = decide(where=estate_with(SLOWER), asked=request(restrict={"offers": ["small"]}))
+    assert timed(decision) == ("small", 4, 6)
+    assert (
+        "runtime on `small`: 4 h at p50, 6 h at p90, as declared, scaled by `small` at 0.5 times the speed (a benchmark)"
+        in decision.warnings
+    )
+
+
+def test_faster_hardware_shortens_the_median_alone():
+    """The tail, which deadlines and budgets are held to, stays as declared; two accelerators count as one."""
+    decision = decide(where=estate_with(FASTER))
+    assert timed(decision) == ("gpu", 0.5, 3)
+    (line,) = [line for line in decision.warnings if line.startswith("runtime")]
+    assert line.endswith("as declared, scaled by `A100` at 4 times the speed, p50 only (a benchmark)")
+
+
+def test_a_speed_of_the_offer_itself_goes_before_its_accelerators():
+    """Somebody measured this very machine."""
+    decision = decide(where=estate_with(FASTER, {"hardware": "gpu", "relative": 2, "source": "our own"}))
+    assert timed(decision) == ("gpu", 1, 3)
+
+
+def test_hardware_without_a_speed_keeps_what_was_declared():
+    """Nothing is guessed, and the decision says that."""
+    decision = decide(where=estate_with(FASTER), asked=request(restrict={"offers": ["small"]}))
+    assert timed(decision) == ("small", 2, 3)
+    assert "runtime on `small`: 2 h at p50, 3 h at p90, as declared" in decision.warnings
+
+
+def test_measured_runtimes_are_not_scaled():
+    """Twenty runs know more than a factor."""
+    rows = estimates("nafld", "train", {"gpu": HOURS}, DECLARED)
+    only = UNTIMED.model_copy(update={"restrict": Restrict(offers=("gpu",))})
+    decision = decide(only, estate_with(FASTER), moment=Conditions(runtimes=rows))
+    assert "runtime on `gpu`: 10 h at p50, 18 h at p90, from 20 runs" in decision.warnings
+
+
+def test_a_service_is_priced_for_its_hours_on_any_hardware():
+    """Its runtime is a time to pay for, not work."""
+    assert timed(decide(where=estate_with(FASTER), asked=request(step="serve", restrict={"offers": ["gpu"]})))[1] == 2
+
+
+@given(st.decimals("0.01", 50, places=2), st.decimals("0.001", 1000, places=3))
+def test_scaling_never_promises_more_than_its_factor(hours, relative):
+    """The median by the factor, rounded up; the tail never below what was declared; the order of both kept."""
+    declared = Runtime(p50_hours=hours, p90_hours=hours * 2)
+    found = scaled(declared, Speed(hardware="x", relative=relative, source="s"))
+    assert found.p50_hours * relative >= hours or found.p50_hours == MAX_HOURS
+    assert found.p90_hours >= declared.p90_hours
+    assert found.p50_hours <= found.p90_hours
+    if relative == 1:
+        assert found == declared

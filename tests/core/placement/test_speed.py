@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import time
 
 from tests.core.placement.world import catalog, decide, estate, offer, pool, request, site
@@ -23,3 +24,16 @@ def test_ten_thousand_candidates_take_less_than_a_second_of_one_core():
     decision = decide(asked, where, labels)
     assert time.process_time() - began < 1
     assert decision.summary == "10/10 pools may run `train` of `nafld`"
+
+
+def test_a_decision_leaves_nothing_to_collect():
+    """No cycles: what it took is freed when it is made, and no collection holds up a later one."""
+    asked, where, labels = request(interruptible=True), estate(offers=[offer("fra", SpotPrice=0.1)]), catalog()
+    decide(asked, where, labels)
+    gc.collect()
+    gc.disable()
+    try:
+        decide(asked, where, labels)
+        assert gc.collect() == 0
+    finally:
+        gc.enable()
