@@ -9,6 +9,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from flows.core.planning import PLACED_STEPS, SITE_STEPS
+
 GUARDED_VARIABLES = ("command", "working_dir")
 """Job variables that only the worker sets."""
 GUARDED_NAMES = frozenset(
@@ -72,6 +74,12 @@ def _guarded_part(path: tuple[str, ...]) -> Iterator[str]:
     elif path[0] == "env" and len(path) > 1:
         # a name with a dot is none that a shell knows, but its parts must not hide a guarded one
         yield from (part for part in path[1:] if is_guarded(part))
+
+
+def placed_step(entrypoint: str | None) -> str | None:
+    """The step that a deployment's code is, if it is one that control sends; None for all else."""
+    step = (entrypoint or "").rpartition(".")[2]
+    return step if step in (*PLACED_STEPS, *SITE_STEPS) and entrypoint == f"flows.{step}.{step}" else None
 
 
 def foreign_code(entrypoint: str | None, pull_steps: Any, packages: frozenset[str]) -> str | None:

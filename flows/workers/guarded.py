@@ -27,8 +27,10 @@ from pydantic import PrivateAttr
 
 from flows.adapters import signing
 from flows.adapters.settings import CONTROL, POOL_VARIABLE, PROJECT_ROOT, SITE_VARIABLE, Settings
-from flows.core.errors import GuardRefused
-from flows.workers.guard import Violation, foreign_code, is_guarded, violations
+from flows.adapters.ticket_checks import verified
+from flows.core.errors import GuardRefused, TradewindError
+from flows.core.governance.tickets import PARAMETER, check
+from flows.workers.guard import Violation, foreign_code, is_guarded, placed_step, violations
 from flows.workers.starting import Nurseries, starter
 
 if TYPE_CHECKING:
@@ -55,8 +57,11 @@ class Identity:
 
 
 def identity_of(site: str, pool: str, settings: Settings, api_url: str) -> Identity:
-    """The identity of a pool's runs, from the estate and this worker's own settings; only control's runs get the signing key."""
-    plain = settings.model_dump(mode="json", exclude={"signing_key"})
+    """The identity of a pool's runs, from the estate and this worker's own settings.
+
+    Only control's runs get the signing key, none a person's token.
+    """
+    plain = settings.model_dump(mode="json", exclude={"signing_key", "token"})
     shared = {f"TRADEWIND_{name.upper()}": str(value) for name, value in plain.items() if value is not None}
     if site == CONTROL and settings.signing_key is not None:
         shared[signing.VARIABLE] = settings.signing_key.get_secret_value()
@@ -76,6 +81,7 @@ class GuardedJobConfiguration(ProcessJobConfiguration):
 
     _found: tuple[Violation, ...] = PrivateAttr(default=())
     _foreign: str | None = PrivateAttr(default=None)
+    _unsent: str | None = PrivateAttr(default=None)
 
     @classmethod
     async def resolve_for_flow_run(
@@ -131,7 +137,27 @@ class GuardedJobConfiguration(ProcessJobConfiguration):
             )
         if self._foreign:
             reasons.append(f"{self._foreign}\n  fix: deploy a flow of the project by its module path, such as `flows.train.train`")
+        if self._unsent:
+            reasons.append(self._unsent)
         return f"refused by the guard: {'; '.join(reasons)}" if reasons else None
+
+    def require_ticket(self, flow_run: FlowRun, pool: str, settings: Settings) -> None:
+        """Refuse a placed step that control did not send, before its process starts; `running` looks again, at all of it and only once."""
+        deployment = self._related_objects.get("deployment")
+        step = placed_step(getattr(deployment, "entrypoint", None))
+        if step is None:
+            return
+        try:
+            ticket = verified(flow_run.parameters.get(PARAMETER), signing.Keyring.load(settings.anchors))
+            check(
+                ticket,
+                deployment=f"{step}/{pool}",
+                parameters=flow_run.parameters,
+                at=datetime.now(UTC),
+                run_key=flow_run.idempotency_key or "",
+            )
+        except TradewindError as error:
+            self._unsent = str(error)
 
     @property
     def refused_names(self) -> tuple[str, ...]:
@@ -174,6 +200,7 @@ class GuardedProcessWorker(ProcessWorker):
         """Start the run's process with the site's identity and wait for its end, or refuse it."""
         status = task_status or anyio.TASK_STATUS_IGNORED
         assert isinstance(configuration, GuardedJobConfiguration)
+        configuration.require_ticket(flow_run, self.identity.pool, self.settings)
         if configuration.refusal:
             await self._refuse(flow_run, configuration)
             status.started(0)

@@ -25,6 +25,7 @@ from prefect.states import Cancelled, Crashed
 from pydantic import SecretStr
 
 from flows.adapters import signing
+from flows.adapters.oidc import TOKEN
 from flows.adapters.settings import Settings
 from flows.workers.guard import is_guarded
 from flows.workers.guarded import SCRATCH, GuardedProcessWorker, identity_of
@@ -160,12 +161,13 @@ def _clear_scratch(settings: Settings, sites: Mapping[str, str]) -> None:
 def keyed(settings: Settings) -> Settings:
     """The settings with the control plane's signing key: the given one, or a new one; its public half is enrolled beside the anchors.
 
-    The key leaves this process's own environment, which every run of every site inherits.
+    The key leaves this process's own environment, which every run of every site inherits; so does the token of whoever started it.
     """
     given = settings.signing_key.get_secret_value() if settings.signing_key else signing.new_key()
-    os.environ.pop(signing.VARIABLE, None)
+    for name in (signing.VARIABLE, TOKEN):
+        os.environ.pop(name, None)
     signing.enroll(settings.anchors, signing.signer(given).public_key, at=datetime.now(UTC))
-    return settings.model_copy(update={"signing_key": SecretStr(given)})
+    return settings.model_copy(update={"signing_key": SecretStr(given), "token": None})
 
 
 async def main() -> None:

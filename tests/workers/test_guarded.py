@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 from uuid import uuid4
 
 import pytest
@@ -12,8 +15,10 @@ from pydantic import SecretStr
 
 from flows.adapters import signing
 from flows.adapters.settings import PROJECT_ROOT, Settings
+from flows.core.governance.tickets import Ticket, parameters_hash
 from flows.workers import host
 from flows.workers.guarded import GuardedJobConfiguration, GuardedProcessWorker, identity_of
+from tests.tickets import keyed
 
 API = "http://127.0.0.1:1/api"
 
@@ -55,6 +60,77 @@ def test_identity_is_set_last_over_whatever_was_inherited(tmp_path: Path) -> Non
         "tradewind_home": None,
     }
     assert {name: environment[name] for name in expected} == expected
+
+
+STEP = "flows.train.train"
+SENT = {"workload": "nafld", "decision_id": "d" * 64}
+KEY = "nafld/train/2026-01-05/manual#0"
+
+
+def asked(settings: Settings, *, parameters: dict[str, Any], key: str | None = KEY, entrypoint: str = STEP) -> str | None:
+    """Why the guard would not start a run with these parameters, or None."""
+    run = FlowRun(id=uuid4(), flow_id=uuid4(), name="run", parameters=parameters, idempotency_key=key)
+    configuration = GuardedJobConfiguration()
+    configuration._related_objects = {"deployment": SimpleNamespace(entrypoint=entrypoint)}
+    configuration.require_ticket(run, "onprem-fra-k8s", settings)
+    return configuration.refusal
+
+
+def ticket_of(settings: Settings, **changes: Any) -> dict[str, Any]:
+    """A ticket that control signed."""
+    now = datetime.now(UTC)
+    body = Ticket(
+        **{
+            "deployment": "train/onprem-fra-k8s",
+            "parameters": parameters_hash(SENT),
+            "intent": KEY.partition("#")[0],
+            "attempt": 0,
+            "decision": "d" * 64,
+            "decision_sha256": "e" * 64,
+            "manifests": {},
+            "issued_at": now,
+            "expires_at": now + timedelta(hours=1),
+            "nonce": "n",
+            **changes,
+        }
+    )
+    assert settings.signing_key is not None
+    signature = signing.signer(settings.signing_key.get_secret_value()).sign(body.payload)
+    return {"body": body.model_dump(mode="json"), "signature": signature.to_json()}
+
+
+def test_a_placed_step_starts_with_the_ticket_of_its_own_run(tmp_path: Path) -> None:
+    """Before its process does, so that a forged one costs nothing; what control itself runs, and other code, has none."""
+    settings = keyed(Settings(home=tmp_path))
+    assert asked(settings, parameters={**SENT, "ticket": ticket_of(settings)}) is None
+    assert asked(settings, parameters={}, entrypoint="flows.lifecycle.lifecycle") is None
+
+
+@pytest.mark.parametrize(
+    ("how", "told"),
+    [
+        ({"parameters": SENT}, "has no ticket"),
+        ({"edited": {"workload": "flight_delay"}}, "not the ones that control signed"),
+        ({"key": "another"}, "that of another run"),
+        ({"key": None}, "that of another run"),
+        ({"changes": {"deployment": "train/gcp-us-central1-vertex"}}, "the ticket is for"),
+        ({"changes": {"expires_at": datetime(2026, 1, 1, tzinfo=UTC)}}, "the ticket holds from"),
+    ],
+    ids=["none", "edited", "copied", "no key", "another pool", "expired"],
+)
+def test_a_placed_step_without_its_own_ticket_is_refused(tmp_path: Path, how: dict[str, Any], told: str) -> None:
+    """The reason is the message of the run's state."""
+    settings = keyed(Settings(home=tmp_path))
+    sent = how.get("parameters") or {**SENT, **how.get("edited", {}), "ticket": ticket_of(settings, **how.get("changes", {}))}
+    refusal = asked(settings, parameters=sent, key=how.get("key", KEY))
+    assert refusal is not None and refusal.startswith("refused by the guard: ") and told in refusal
+
+
+def test_no_run_inherits_the_token_of_whoever_started_the_host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A person's token is for one command."""
+    monkeypatch.setenv("TRADEWIND_TOKEN", "secret")
+    host.keyed(Settings(home=tmp_path))
+    assert "TRADEWIND_TOKEN" not in os.environ
 
 
 def test_only_the_runs_of_control_get_the_signing_key(tmp_path: Path) -> None:
