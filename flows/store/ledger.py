@@ -7,10 +7,7 @@ database, are what makes a rewritten or shortened chain visible: see `flows.core
 
 from __future__ import annotations
 
-import fcntl
-import json
-import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,16 +16,17 @@ from typing import Any
 from sqlalchemy import event, func, select, text
 from sqlalchemy.orm import Mapper, Session
 
-from flows.core.canonical import canonical_json, instant
-from flows.core.errors import IntegrityError, Unavailable
+from flows.core.canonical import instant
+from flows.core.errors import IntegrityError
 from flows.core.governance import chain
-from flows.store import principals
+from flows.core.governance.checkpoints import Check, Record
+from flows.core.governance.checkpoints import read as read_checkpoints
+from flows.core.governance.ledger_kinds import KINDS
+from flows.store import checkpoints, principals
+from flows.store.checkpoints import ANCHORS, Sign
 from flows.store.columns import jsonable
 from flows.store.database import State, serialize
 from flows.store.models import LedgerRow
-
-ANCHORS = "ledger-anchors.jsonl"
-"""The file of anchors in the folder that is given: one JSON object a line, only ever appended to."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +34,9 @@ class Verification:
     """What `verify` found.
 
     ``first_bad`` names the first row that is not what was recorded. ``unanchored_from`` to ``unanchored_until`` are the rows that no
-    anchor covers: a rewrite or a cut of these cannot be seen yet (None: there are none).
+    anchor covers: a rewrite or a cut of these cannot be seen yet (None: there are none). ``problems`` names the lines of the file of
+    checkpoints that are not what was written, ``notes`` what weakens the finding without breaking it; ``signed`` and ``unsigned`` count
+    the lines that hold, ``last_at`` is when the last one was signed.
     """
 
     ok: bool
@@ -45,6 +45,18 @@ class Verification:
     reason: str | None
     unanchored_from: int | None
     unanchored_until: int | None = None
+    problems: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    signed: int = 0
+    unsigned: int = 0
+    last_at: str | None = None
+
+    @property
+    def fault(self) -> str | None:
+        """The first thing that is wrong, for people; None if all holds."""
+        if self.first_bad is not None:
+            return f"row {self.first_bad} is bad: {self.reason}"
+        return next(iter(self.problems), None)
 
     @property
     def window(self) -> str:
@@ -63,11 +75,16 @@ def append(tx: Session, kind: str, body: Mapping[str, Any], *, principal: str, a
 
     Args:
         tx: an open write transaction.
-        kind: what was recorded, such as ``decision``, ``transfer``, ``promotion``, ``refusal``.
+        kind: what was recorded: one of `flows.core.governance.ledger_kinds.KINDS`.
         body: JSON values; instants, decimals and sets are written as text and sorted lists.
         principal: who did it, by name or by opaque id; only the opaque id is stored in the row.
         at: when, aware.
+
+    Raises:
+        ValueError: the kind is not on the list.
     """
+    if kind not in KINDS:
+        raise ValueError(f"the ledger has no kind `{kind}`: add it, with a sentence, to flows/core/governance/ledger_kinds.py")
     who = principals.id_for(tx, principal)
     plain: dict[str, Any] = jsonable(body)
     serialize(tx, "ledger")
@@ -82,6 +99,28 @@ def append(tx: Session, kind: str, body: Mapping[str, Any], *, principal: str, a
     return row
 
 
+def append_if_changed(
+    tx: Session, kind: str, body: Mapping[str, Any], *, same: Sequence[str], principal: str, at: datetime, of: Sequence[str] = ()
+) -> LedgerRow | None:
+    """Append unless the last row of this kind, about the same subject, says the same.
+
+    Args:
+        tx: an open write transaction.
+        kind: as for `append`.
+        body: as for `append`.
+        same: the fields that say the same.
+        principal: as for `append`.
+        at: as for `append`.
+        of: the fields that name the subject.
+    """
+    plain: dict[str, Any] = jsonable(body)
+    serialize(tx, "ledger")
+    about = [row for row in rows(tx, kind=kind, limit=None if of else 1) if all(row.body.get(name) == plain.get(name) for name in of)]
+    if about and all(about[-1].body.get(name) == plain.get(name) for name in same):
+        return None
+    return append(tx, kind, body, principal=principal, at=at)
+
+
 def rows(tx: Session, *, since: datetime | None = None, kind: str | None = None, limit: int | None = None) -> list[LedgerRow]:
     """Rows in order of seq; with a limit, the newest ones."""
     query = select(LedgerRow).order_by(LedgerRow.seq.desc())
@@ -92,90 +131,133 @@ def rows(tx: Session, *, since: datetime | None = None, kind: str | None = None,
     return list(reversed(tx.scalars(query.limit(limit)).all()))
 
 
-def verify(state: State, anchors: Path | None) -> Verification:
-    """Check every row of the ledger against its hash, its neighbour and the anchors in a folder.
+def verify(state: State, anchors: Path | None, check: Check | None = None, *, trust_unsigned: bool = True) -> Verification:
+    """Check every row of the ledger against its hash, its neighbour and the checkpoints in a folder, and these against each other.
+
+    Args:
+        state: the database.
+        anchors: the folder of checkpoints; None: rows are checked against each other alone.
+        check: looks at the signatures; left out: they are not looked at.
+        trust_unsigned: whether a line that nobody signed vouches for its row.
 
     Raises:
-        IntegrityError: the file of anchors holds a line that is no anchor.
         Unavailable: the database or the file cannot be read.
     """
-    known = read_anchors(anchors) if anchors is not None else {}  # before the rows: an anchor made meanwhile is no missing row
+    if anchors is None:
+        record, faults, notes = Record(), [], []
+    else:  # before the rows: a checkpoint made meanwhile is no missing row
+        with state.reading() as tx:
+            known = checkpoints.remembered(tx)
+        content = checkpoints.content(anchors)
+        record = read_checkpoints(content, check)
+        faults, notes = checkpoints.compare(content, known)
+    vouched = {one.seq: one.hash for one in record.checkpoints if one.signed or trust_unsigned}
     with state.reading() as tx:
         end = tx.scalar(select(func.max(LedgerRow.seq))) or 0
-        found = chain.verify(_links(tx), known)
-    covered, end = max(known, default=0), max(end, found.last_seq)
-    window = (covered + 1, end) if end > covered else (None, None)
-    return Verification(found.ok, found.rows, found.first_bad, found.reason, *window)
+        found = chain.verify(_links(tx), vouched)
+    covered, end = max(vouched, default=0), max(end, found.last_seq)
+    signed = [one for one in record.checkpoints if one.signed]
+    unsigned = len(record.checkpoints) - len(signed)
+    return Verification(
+        found.ok and not record.faults and not faults,
+        found.rows,
+        found.first_bad,
+        found.reason,
+        *((covered + 1, end) if end > covered else (None, None)),
+        problems=tuple(f"{ANCHORS}:{fault.line}: {fault.why}" for fault in (*record.faults, *faults)),
+        notes=(*notes, *_notes(unsigned, record.torn, bool(signed) and check is None)),
+        signed=len(signed),
+        unsigned=unsigned,
+        last_at=instant(signed[-1].at) if signed and signed[-1].at else None,
+    )
 
 
-def anchor(state: State, folder: Path) -> tuple[int, str] | None:
-    """Append (seq, hash) of the newest row to the anchors in a folder; a newest row that is anchored already is not anchored twice.
+def _notes(unsigned: int, torn: bool, unchecked: bool) -> Iterator[str]:
+    if unsigned:
+        yield f"{unsigned} anchors carry no signature: whoever could write their file could write them"
+    if torn:
+        yield "the last line has no end: its writer died, or it was cut"
+    if unchecked:
+        yield "no signature was checked"
+
+
+def anchor(state: State, folder: Path, *, at: datetime | None = None, sign: Sign | None = None) -> tuple[int, str] | None:
+    """Append the newest row's hash to the checkpoints in a folder, signed if there is a key; a row that is vouched for is not again.
+
+    Never within a transaction: the file is held until the database has it remembered.
 
     Returns:
         The newest row's (seq, hash); None for an empty ledger.
 
     Raises:
-        IntegrityError: the ledger no longer holds the row of an earlier anchor: it was cut off or written anew.
+        IntegrityError: the ledger no longer holds the row of an earlier anchor: it was cut off or written anew; or the file was.
         Unavailable: the database does not answer, or the folder cannot be written.
     """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(folder / ANCHORS, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
-    except OSError as error:
-        raise Unavailable(f"no anchor can be written: {error.strerror}", file=str(folder / ANCHORS)) from error
-    with os.fdopen(descriptor, "r+b") as stream:
-        fcntl.flock(stream, fcntl.LOCK_EX)
-        content = stream.read()
-        known = _parse(content, folder / ANCHORS)
+    with checkpoints.opened(folder) as stream:
+        tail = checkpoints.Tail(stream, folder)
         with state.reading() as tx:
+            remembered = tail.known(tx)
             head = tx.execute(select(LedgerRow.seq, LedgerRow.hash).order_by(LedgerRow.seq.desc()).limit(1)).first()
-            earlier = max(known, default=0)
-            if earlier and tx.scalar(select(LedgerRow.hash).where(LedgerRow.seq == earlier)) != known[earlier]:
-                raise IntegrityError(
-                    f"row {earlier} of the ledger is not the anchored one", file=str(folder / ANCHORS), fix="see `tradewind ledger verify`"
-                )
+            if tail.newest is not None:
+                earlier, digest = tail.newest.seq, tail.newest.hash
+                if tx.scalar(select(LedgerRow.hash).where(LedgerRow.seq == earlier)) != digest:
+                    raise IntegrityError(
+                        f"row {earlier} of the ledger is not the anchored one",
+                        file=str(folder / ANCHORS),
+                        fix="see `tradewind ledger verify`",
+                    )
         if head is None:
             return None
-        if head.seq not in known:
-            whole = content.rfind(b"\n") + 1
-            if whole < len(content):  # a writer died within its line
-                stream.truncate(whole)
-            stream.write(canonical_json({"hash": head.hash, "seq": head.seq}) + b"\n")
-            stream.flush()
-            os.fsync(stream.fileno())
+        newest = tail.newest
+        if newest is None or head.seq > newest.seq or (sign is not None and not newest.signed):
+            made = tail.append(head.seq, head.hash, at=at or datetime.now(UTC), sign=sign)
+        elif remembered:
+            return head.seq, head.hash
+        else:
+            made = tail.as_it_is(at or datetime.now(UTC))
+        with state.transaction() as tx:
+            checkpoints.remember(tx, made)
         return head.seq, head.hash
 
 
-def read_anchors(folder: Path) -> dict[int, str]:
-    """The anchors of a folder, seq to hash; none if it has no file of anchors. A last line without its end was never an anchor.
+def due(state: State, folder: Path, *, at: datetime, rows: int, seconds: float) -> bool:
+    """Whether so many rows, or one for so long, wait for a checkpoint.
 
     Raises:
-        IntegrityError: a line is no anchor, or two lines give one row different hashes.
+        IntegrityError: the last line of the file is no anchor.
+        Unavailable: the database or the file cannot be read.
+    """
+    newest = checkpoints.last(folder)
+    with state.reading() as tx:
+        head = tx.scalar(select(func.max(LedgerRow.seq))) or 0
+        if newest is None:
+            return head > 0
+        if tx.scalar(select(LedgerRow.hash).where(LedgerRow.seq == newest.seq)) != newest.hash:
+            return True  # `anchor` says what is wrong
+    waiting = head - newest.seq
+    if newest.at is None or waiting >= rows:
+        return True
+    return waiting > 0 and (at - newest.at).total_seconds() >= seconds
+
+
+def read_anchors(folder: Path) -> dict[int, str]:
+    """The anchors of a folder, row to hash; none if it has no file of them. A last line without its end was never an anchor.
+
+    Raises:
+        IntegrityError: a line is no anchor.
         Unavailable: the file cannot be read.
     """
-    path = folder / ANCHORS
-    try:
-        return _parse(path.read_bytes(), path)
-    except FileNotFoundError:
-        return {}
-    except OSError as error:
-        raise Unavailable(f"the anchors cannot be read: {error.strerror}", file=str(path)) from error
+    record = read_checkpoints(checkpoints.content(folder))
+    for fault in record.faults:
+        raise IntegrityError(fault.why, file=str(folder / ANCHORS), line=fault.line)
+    return dict(record.hashes)
 
 
-def _parse(content: bytes, path: Path) -> dict[int, str]:
-    found: dict[int, str] = {}
-    for number, line in enumerate(content.split(b"\n")[:-1], start=1):
-        try:
-            entry = json.loads(line)
-            seq, digest = entry["seq"], entry["hash"]
-            whole = isinstance(seq, int) and seq > 0 and isinstance(digest, str)
-        except (ValueError, TypeError, KeyError):
-            whole = False
-        if not whole:
-            raise IntegrityError("this line is no anchor", file=str(path), line=number, expected='`{"hash": "…", "seq": …}`')
-        if found.setdefault(seq, digest) != digest:
-            raise IntegrityError(f"row {seq} has two anchors that differ", file=str(path), line=number)
-    return found
+def links(tx: Session, first: int | None = None, last: int | None = None) -> Iterator[chain.Link]:
+    """The rows as they rest, in order of seq, from one row to another."""
+    for link in _links(tx):
+        if (first is None or link.seq >= first) and (last is None or link.seq <= last):
+            yield link
 
 
 _AS_IT_RESTS = {
@@ -198,12 +280,14 @@ def _plain(value: object) -> str:
 
 
 def _moment(stored: str) -> str:
-    """The canonical text of a stored instant; text that is none stays as it is, and so has another hash."""
+    """The canonical text of a stored instant; text that is none, or is written in another way, stays as it is, and so has another hash."""
     try:
         moment = datetime.fromisoformat(stored)
     except ValueError:
         return stored
-    return instant(moment if moment.tzinfo else moment.replace(tzinfo=UTC))
+    if moment.tzinfo is not None:
+        return instant(moment)
+    return instant(moment.replace(tzinfo=UTC)) if moment.isoformat(" ", "microseconds") == stored else stored
 
 
 @event.listens_for(LedgerRow, "before_update")

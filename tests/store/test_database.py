@@ -42,7 +42,7 @@ def test_head_names_the_newest_migration() -> None:
 def test_migrating_again_changes_nothing(state: State) -> None:
     """A second migration leaves what is stored."""
     with state.transaction() as tx:
-        ledger.append(tx, "note", {}, principal="ada", at=NOW)
+        ledger.append(tx, "decision", {}, principal="ada", at=NOW)
     state.migrate()
     with state.reading() as tx:
         assert len(ledger.rows(tx)) == 1
@@ -108,7 +108,7 @@ def test_a_full_disk_is_told_and_nothing_is_stored(tmp_path: Path) -> None:
     state = State(f"sqlite:///{tmp_path / 'state.db'}")
     state.migrate()
     with pytest.raises(Unavailable, match="full"), state.transaction() as tx:
-        ledger.append(tx, "note", {}, principal="ada", at=NOW)
+        ledger.append(tx, "decision", {}, principal="ada", at=NOW)
         tx.execute(text("PRAGMA max_page_count = 1"))
         decisions.put(tx, "x" * 1_000_000, at=NOW)
     state.close()
@@ -120,11 +120,11 @@ def test_a_full_disk_is_told_and_nothing_is_stored(tmp_path: Path) -> None:
 def test_a_server_that_cuts_the_line_is_told_and_comes_back(state: State) -> None:
     """A lost connection ends its transaction; the next one opens another."""
     with pytest.raises(Unavailable, match="did not answer"), state.transaction() as tx:
-        ledger.append(tx, "note", {}, principal="ada", at=NOW)
+        ledger.append(tx, "decision", {}, principal="ada", at=NOW)
         tx.execute(text("SELECT pg_terminate_backend(pg_backend_pid())"))
     with state.transaction() as tx:
         assert ledger.rows(tx) == []
-        ledger.append(tx, "note", {}, principal="ada", at=NOW)
+        ledger.append(tx, "decision", {}, principal="ada", at=NOW)
 
 
 def test_opening_a_current_database_costs_milliseconds_and_no_alembic(state: State, url: str) -> None:
@@ -200,7 +200,7 @@ def test_a_server_that_is_not_there_is_told_without_its_password(tmp_path: Path)
 def test_a_block_that_raises_stores_nothing(state: State) -> None:
     """What a failed transaction wrote is gone."""
     with pytest.raises(ZeroDivisionError), state.transaction() as tx:
-        ledger.append(tx, "note", {}, principal="ada", at=NOW)
+        ledger.append(tx, "decision", {}, principal="ada", at=NOW)
         raise ZeroDivisionError
     with state.reading() as tx:
         assert ledger.rows(tx) == []
@@ -209,9 +209,9 @@ def test_a_block_that_raises_stores_nothing(state: State) -> None:
 def test_a_read_transaction_cannot_write(state: State) -> None:
     """The database refuses writes in `reading`, and takes them again afterwards."""
     with pytest.raises(Exception, match=r"(?i)read.?only"), state.reading() as tx:
-        ledger.append(tx, "note", {}, principal="ada", at=NOW)
+        ledger.append(tx, "decision", {}, principal="ada", at=NOW)
     with state.transaction() as tx:
-        ledger.append(tx, "note", {}, principal="ada", at=NOW)
+        ledger.append(tx, "decision", {}, principal="ada", at=NOW)
 
 
 def test_an_instant_without_time_zone_is_refused(state: State) -> None:

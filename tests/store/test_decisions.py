@@ -89,6 +89,15 @@ def test_a_decision_without_a_place_is_stored(state: State) -> None:
         assert decisions.recent(tx, workload="other") == []
 
 
+def test_decisions_of_one_second_come_in_the_order_they_were_stored(state: State) -> None:
+    """A second try within the second of the first is the newer one, whatever their ids; stored again, each keeps its place."""
+    for id in ("b", "a", "c", "b"):
+        save(state, DECISION | {"decision_id": id * 64})
+    with state.reading() as tx:
+        assert [row.id[0] for row in decisions.recent(tx)] == ["c", "a", "b"]
+        assert [id[0] for id in decisions.between(tx, None)] == ["b", "a", "c"]
+
+
 def test_a_changed_document_is_told(state: State) -> None:
     """What no longer has its hash is not replayed."""
     save(state)

@@ -30,7 +30,7 @@ def test_fifty_at_once_never_overbook_eight_accelerators(state: State, url: str,
 
     def ask(number: int) -> None:
         own = State(url)
-        order = placing.PlaceOrder("flight_delay", "train", f"flight_delay/train/2013-07-01/manual-{number}", {}, "ada")
+        order = placing.PlaceOrder("flight_delay", "train", f"flight_delay/train/2013-07-01/manual-{number}", {}, "scheduler")
         together.wait()
         decided[number] = placing.place_step(own, settings, order, at=at)
         own.close()

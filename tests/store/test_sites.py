@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from datetime import timedelta
 
-from sqlalchemy import text
+import pytest
 
-from flows.store import ledger, sites
+from flows.store import database, ledger, sites
 from flows.store.database import State
 from flows.store.models import PrincipalRow
 from tests.store.conftest import NOW
@@ -61,14 +61,15 @@ def test_a_pool_cools_down_until_its_time(state: State) -> None:
         assert list(sites.cooling(tx, NOW)) == ["q"]
 
 
-def test_an_older_database_gets_the_tables_and_keeps_its_rows(state: State, url: str) -> None:
+def test_an_older_database_gets_the_tables_and_keeps_its_rows(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A database of the first schema is brought up to date with all that it holds."""
-    with state.transaction() as tx:
-        ledger.append(tx, "note", {}, principal="ada", at=NOW)
-        for table in ("site_states", "cool_downs"):
-            tx.execute(text(f"DROP TABLE {table}"))
-        tx.execute(text("UPDATE alembic_version SET version_num = '0001'"))
-    state.close()
+    with monkeypatch.context() as then:
+        then.setattr(database, "HEAD", "0001")
+        first = State(url)
+        first.migrate()
+        with first.transaction() as tx:
+            ledger.append(tx, "site-cordon", {}, principal="ada", at=NOW)
+        first.close()
     later = State(url)
     later.migrate()
     with later.reading() as tx:
