@@ -5,15 +5,16 @@ from __future__ import annotations
 import json
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated, Any
 
 import typer
 
-if TYPE_CHECKING:
-    from flows.core.governance.blocs import Blocs
-    from flows.core.governance.labels import Catalog, Label
+from deployments.cli import catalog_bridge
 
 app = typer.Typer(help="The datasets, where they live and what their labels say.", no_args_is_help=True)
+app.command("import")(catalog_bridge.import_)
+app.command("publish")(catalog_bridge.publish)
+app.command("bridges")(catalog_bridge.bridges)
 
 
 @app.callback()
@@ -23,63 +24,110 @@ def catalog() -> None:
 
 @app.command("show")
 def show(
-    dataset: Annotated[str | None, typer.Argument(help="One dataset; left out: all.")] = None,
+    dataset: Annotated[str | None, typer.Argument(help="One entry, with everything known of it; left out: a line for each.")] = None,
     source: Annotated[Path | None, typer.Option("--catalog", help="File or folder of the catalog; left out: deployments/catalog.")] = None,
     estate: Annotated[Path | None, typer.Option(help="Folder whose blocs.yaml names the blocs; left out: deployments/estate.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
 ) -> None:
-    """Show each dataset with the label that holds now: its own joined with all it was derived from."""
+    """Show each entry with the label that holds now: its own joined with all it was derived from."""
     from flows.adapters.catalog import load_catalog
     from flows.adapters.estate import load_blocs
     from flows.adapters.settings import Settings
-    from flows.core.errors import UserError
+    from flows.core.errors import Unavailable, UserError
+    from flows.services import cataloguing
+    from flows.store.database import State
 
-    declared = Settings().deployments
-    place = source or declared / "catalog"
+    settings = Settings()
+    place = source or settings.deployments / "catalog"
     entries = load_catalog(place)
-    rows = _rows(entries, load_blocs(estate or declared / "estate"), datetime.now(UTC))
+    if dataset is not None and entries.entry(dataset) is None:
+        known = ", ".join(f"`{entry.name}`" for entry in entries.entries)
+        raise UserError(f"the catalog has no `{dataset}`", file=str(place), expected=f"one of {known}")
+    try:
+        observed = cataloguing.observe(State(settings.state_url))
+    except Unavailable:
+        observed = None  # what is declared can be shown without a stack
+    rows = cataloguing.describe(entries, load_blocs(estate or settings.deployments / "estate"), datetime.now(UTC), observed)
     if dataset is not None:
         rows = [row for row in rows if row["name"] == dataset]
-        if not rows:
-            known = ", ".join(f"`{entry.name}`" for entry in entries.entries)
-            raise UserError(f"the catalog has no `{dataset}`", file=str(place), expected=f"one of {known}")
-    typer.echo(json.dumps(rows, indent=1) if as_json else _text(rows))
+    if as_json:
+        typer.echo(json.dumps(rows, indent=1))
+    else:
+        typer.echo("\n".join(_whole(rows[0])) if dataset is not None else _text(rows))
 
 
-def _rows(catalog: Catalog, blocs: Blocs, at: datetime) -> list[dict[str, object]]:
-    rows: list[dict[str, object]] = []
-    for entry in catalog.entries:
-        label: Label | None = catalog.label_of(entry.name, at, blocs)
-        rows.append(
-            {
-                "name": entry.name,
-                "kind": entry.kind,
-                "home": entry.home,
-                "size_gb": float(entry.size_gb),
-                "owner": entry.owner,
-                "title": entry.title,
-                "derived_from": sorted(entry.derived_from),
-                "declassified_until": entry.declassified.until.isoformat() if entry.declassified else None,
-                "label": None if label is None else label.to_json(),
-                "workloads": sorted(
-                    f"{workload}/{step}"
-                    for workload, steps in catalog.workloads.items()
-                    for step, names in steps.items()
-                    if entry.name in names
-                ),
-            }
-        )
-    return rows
+def _whole(row: dict[str, Any]) -> list[str]:
+    """Everything that is known of one entry, a fact a line."""
+    kept = "without end" if row["retention_days"] is None else f"{row['retention_days']} days"
+    facts = {
+        "title": row["title"],
+        "kind": row["kind"],
+        "owner": row["owner"],
+        "home": row["home"],
+        "size": f"{row['size_gb']:g} GB declared",
+        "kept": kept,
+        "label": _label(row["label"]),
+        "used by": ", ".join(row["workloads"]),
+    }
+    lines = [row["name"], *(f"  {name:<9} {value or '-'}" for name, value in facts.items()), "", "label and lineage"]
+    lines += _tree(row["lineage"], frozenset(row["label_from"]))
+    lines += ["", "replicas", *_replicas(row["replicas"])]
+    return [*lines, "", "columns", *_columns(row)]
 
 
-def _text(rows: list[dict[str, object]]) -> str:
+def _tree(node: dict[str, Any], sources: frozenset[str], depth: int = 1) -> list[str]:
+    """One line an entry, what it was made from below it; `*` marks the labels that are joined."""
+    lowered = node["declassified"]
+    valid = lowered is not None and lowered["valid"]
+    own = _label(lowered["to"] if valid else node["own"]) if valid or node["own"] else "no label of its own"
+    mark = "*" if node["name"] in sources else " "
+    lines = [f"{mark} {'  ' * (depth - 1)}{node['name']}: {own}"]
+    if lowered is not None:
+        state = "declassified" if valid else "declassification EXPIRED, void"
+        lines.append(f"  {'  ' * depth}{state}: until {lowered['until']}, approved by {lowered['approver']}: {lowered['reason']}")
+    for parent in node["derived_from"]:
+        lines += _tree(parent, frozenset() if valid else sources, depth + 1)
+    return lines
+
+
+def _replicas(replicas: list[dict[str, Any]] | None) -> list[str]:
+    if replicas is None:
+        return ["  not known: there is no state database"]
+    told = [f"  {row['site']}  {row['version']}  {row['bytes']:,} bytes  as of {row['as_of'] or '-'}" for row in replicas]
+    return told or ["  none yet"]
+
+
+def _columns(row: dict[str, Any]) -> list[str]:
+    """Names and types of the newest version, with the declared class and what was found or done."""
+    notes: dict[str, list[str]] = {column: [f"declared {level}"] for column, level in row["columns"].items()}
+    for column in row["pseudonymised"] or ():
+        notes.setdefault(column, []).append("pseudonyms")
+    for found in row["personal_data"] or ():
+        notes.setdefault(found["column"], []).append(f"holds {found['kind']} ({found['share']:.0%} of the rows looked at)")
+    lines = []
+    for table, columns in (row["schema"] or {}).items():
+        for name, kind in columns.items():
+            lines.append(f"  {table}.{name}  {kind}  {', '.join(notes.pop(f'{table}.{name}', []))}".rstrip())
+    lines += [f"  {column}  -  {', '.join(told)}" for column, told in sorted(notes.items())]
+    lines += [f"  {column}  dropped at ingest" for column in row["dropped"] or ()]
+    return lines or ["  not recorded yet"]
+
+
+def _label(label: dict[str, Any] | None) -> str:
+    if label is None:
+        return "unknown: counts as restricted, home site only"
+    residency = label["residency"] if isinstance(label["residency"], str) else ", ".join(label["residency"])
+    return f"{label['classification']}; regimes {', '.join(label['regimes']) or '-'}; residency {residency}"
+
+
+def _text(rows: list[dict[str, Any]]) -> str:
     header = ("dataset", "kind", "home", "GB", "classification", "regimes", "residency")
     table = [header, *(_cells(row) for row in rows)]
     widths = [max(len(line[column]) for line in table) for column in range(len(header))]
     return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in table)
 
 
-def _cells(row: dict[str, object]) -> tuple[str, ...]:
+def _cells(row: dict[str, Any]) -> tuple[str, ...]:
     label = row["label"]
     if not isinstance(label, dict):
         told = ("unknown", "unknown", "home only")

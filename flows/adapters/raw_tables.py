@@ -125,6 +125,13 @@ def write(table: Table, frame: pd.DataFrame, path: Path, *, extra: tuple[str, ..
     pq.write_table(content, path, compression="zstd", version="2.6")
 
 
+def schema_of(path: Path) -> dict[str, str]:
+    """Column names and Arrow types of a Parquet file, in its order, as the catalog shows them."""
+    import pyarrow.parquet as pq
+
+    return {field.name: str(field.type) for field in pq.read_schema(path)}
+
+
 def read_parquet(path: Path) -> pd.DataFrame:
     """A source's Parquet file as a frame, for a workload that reads such files.
 

@@ -57,8 +57,27 @@ class ScheduleDeclaration(Model):
         return None if self.interval_hours is None else timedelta(seconds=round(self.interval_hours * 3600))
 
 
+ColumnPath = Annotated[str, Field(pattern=r"^[^\s.]+\.\S+$", description="a column of the source as `table.column`")]
+
+
+class ColumnSteps(Model):
+    """What ingest does to columns of the source before it writes anything: leave out, or replace by keyed pseudonyms."""
+
+    drop: frozenset[ColumnPath] = frozenset()
+    pseudonymise: frozenset[ColumnPath] = frozenset()
+
+    @model_validator(mode="after")
+    def _one_fate(self) -> Self:
+        if both := sorted(self.drop & self.pseudonymise):
+            raise ValueError(f"`{both[0]}` is to be dropped and pseudonymised; keep the one that is meant")
+        return self
+
+
 class StepDeclaration(Model):
-    """What one step asks of placement; `window_hours` from its start to its deadline, `keep_days` how long outputs are kept."""
+    """What one step asks of placement; `window_hours` from its start to its deadline, `keep_days` how long outputs are kept.
+
+    `columns` is for `ingest` alone.
+    """
 
     resources: Resources = Field(default_factory=Resources)
     runtime: Runtime | None = None
@@ -70,12 +89,14 @@ class StepDeclaration(Model):
     interruptible: StrictBool = False
     checkpoint_minutes: Annotated[Minutes, Field(gt=0)] | None = None
     checkpoint_write_minutes: Minutes = Decimal(0)
+    columns: ColumnSteps = Field(default_factory=ColumnSteps)
 
 
 class WorkloadDeclaration(Model):
     """One workload as it is declared; its labels are in the catalog, its code in `flows/workloads/<name>`.
 
     `data_until`: the instant at which a recorded source ends; left out for a living one. A run without `as_of` sees no further.
+    `subject`: the columns, of whatever table, whose value is a person's key in the source: by them a person is erased.
     """
 
     name: Name
@@ -86,6 +107,7 @@ class WorkloadDeclaration(Model):
     home: Name
     timezone: Zone = "UTC"
     data_until: Instant | None = None
+    subject: frozenset[Annotated[str, Field(pattern=r"^\S+$", description="the name of a column")]] = frozenset()
     schedules: tuple[ScheduleDeclaration, ...] = ()
     defaults: StepDeclaration = Field(default_factory=StepDeclaration)
     steps: Mapping[Step, StepDeclaration] = Field(default_factory=dict)
@@ -96,6 +118,13 @@ class WorkloadDeclaration(Model):
         for name in names:
             if names.count(name) > 1:
                 raise ValueError(f"schedule `{name}` is declared twice")
+        return self
+
+    @model_validator(mode="after")
+    def _columns_at_ingest(self) -> Self:
+        for name, step in {"defaults": self.defaults, **self.steps}.items():
+            if name != "ingest" and "columns" in step.model_fields_set:
+                raise ValueError(f"`columns` under `{name}`: columns are dropped and pseudonymised by `ingest` alone")
         return self
 
     def step(self, name: Step) -> StepDeclaration:

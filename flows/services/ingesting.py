@@ -1,5 +1,7 @@
 """Land a workload's raw tables at its home site: as of an instant, schema held, rows checked, Parquet by month, versioned by content.
 
+Columns that are declared so are dropped or pseudonymised in memory, and none that holds more personal data than was declared is landed.
+
 A version of `<workload>-raw` holds `<table>/<YYYY-MM>.parquet` (or `<table>/all.parquet`) and `ingest.json`, which names for each file
 the fingerprint of its source rows and how many of them were quarantined. A later ingest links every file whose rows and suite are
 the same and checks only what is new.
@@ -12,12 +14,13 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flows.core.canonical import instant
 from flows.core.errors import IntegrityError, Problem, TradewindError, UserError
+from flows.services import classifying, erased_rows
 from flows.services.context import StepContext, StepResult
 
 if TYPE_CHECKING:
@@ -26,6 +29,7 @@ if TYPE_CHECKING:
     from flows.adapters.expectations import Checked
     from flows.adapters.storage import DatasetVersion
     from flows.core.workload import Table
+    from flows.services.classifying import ColumnRules
 
 RECORD = "ingest.json"
 REASON = "reason"
@@ -61,21 +65,34 @@ class Loaded:
     new: list[Part] = field(default_factory=list)
     checked: Checked | None = None
 
+    def rows_to_judge(self) -> pd.DataFrame:
+        """The rows of the new parts, so that many old ones do not hide them; all rows where nothing is new."""
+        import numpy as np
 
-def ingest(ctx: StepContext) -> StepResult:
+        return self.frame.iloc[np.concatenate([part.positions for part in self.new])] if self.new else self.frame
+
+
+def ingest(ctx: StepContext, *, rules: ColumnRules | None = None) -> StepResult:
     """Publish `<workload>-raw`, and `<workload>-quarantine` and `<workload>-reports` where there is something to tell.
 
+    `rules` of the columns are those that are declared, unless given.
+
     Raises:
-        UserError: the schema changed, keys repeat, a table is empty, or rows fail an expectation that stops; nothing is landed then.
+        UserError: the schema changed, keys repeat, a table is empty, a column holds more personal data than declared, a key for
+            pseudonyms is missing, or rows fail an expectation that stops; nothing is landed then.
         IntegrityError: a source cannot be read.
         Unavailable: the disk is full; nothing is landed.
     """
     clock = _Clock()
-    tables = [_load(ctx, table) for table in ctx.workload.tables]
+    rules = rules or classifying.rules_of(ctx)
+    tables = [_load(ctx, table, rules) for table in ctx.workload.tables]
     earlier = _earlier(ctx, tables)
     clock.lap("read")
     for loaded in tables:
         loaded.new = [part for part in loaded.parts if not _reusable(part, earlier)]
+    findings = classifying.judge(ctx, rules, [(loaded.table, loaded.rows_to_judge()) for loaded in tables])
+    clock.lap("classify")
+    for loaded in tables:
         _check(ctx, loaded)
     clock.lap("check")
     reports, link = _report(ctx, tables)
@@ -94,21 +111,24 @@ def ingest(ctx: StepContext) -> StepResult:
                 for name, failure in stopped
             ]
         )
-    quarantine = _land_quarantine(ctx, tables, earlier)
-    raw, held = _land_raw(ctx, tables, earlier, quarantine, reports)
+    about = classifying.facts_of(rules, ctx.workload.tables, findings)
+    quarantine = _land_quarantine(ctx, tables, earlier, about)
+    raw, held = _land_raw(ctx, tables, earlier, quarantine, reports, about)
     clock.lap("write")
-    return _result(ctx, tables, held, (raw, quarantine, reports), link or _earlier_link(ctx, raw), clock)
+    result = _result(ctx, tables, held, (raw, quarantine, reports), link or _earlier_link(ctx, raw), clock)
+    judged = {"workload": ctx.workload.name, "dataset": rules.dataset, "columns": about["personal_data"]}
+    return replace(result, numbers={**result.numbers, "classification": judged})
 
 
-def _load(ctx: StepContext, table: Table) -> Loaded:
-    """Read one source table up to `as_of`, hold its schema and keys, cut it into parts."""
+def _load(ctx: StepContext, table: Table, rules: ColumnRules) -> Loaded:
+    """Read one source table up to `as_of`, drop and pseudonymise, hold its schema and keys, cut it into parts."""
     import pandas as pd
 
     from flows.adapters import raw_tables
     from flows.adapters.expectations import suite_hash
 
     with _readable(ctx, table):
-        frame = ctx.workload.read(table.name, ctx.as_of)
+        frame = classifying.transformed(rules, table, erased_rows.left_out(ctx, ctx.workload.read(table.name, ctx.as_of)))
     problems = raw_tables.schema_problems(table, frame)
     if problems:
         fix = "mend the source, or declare the new schema in the workload's tables; nothing was landed"
@@ -223,7 +243,7 @@ def _report(ctx: StepContext, tables: list[Loaded]) -> tuple[DatasetVersion | No
     return published, _link(ctx, published.version)
 
 
-def _land_quarantine(ctx: StepContext, tables: list[Loaded], earlier: Landed | None) -> DatasetVersion | None:
+def _land_quarantine(ctx: StepContext, tables: list[Loaded], earlier: Landed | None, about: dict[str, Any]) -> DatasetVersion | None:
     """Rows moved aside, each with its reason; those of linked parts are linked too."""
     from flows.adapters import raw_tables
 
@@ -243,11 +263,16 @@ def _land_quarantine(ctx: StepContext, tables: list[Loaded], earlier: Landed | N
                     rows += len(bad)
         if not rows:
             return None
-        return ctx.storage.publish(dataset, draft, {"as_of": instant(ctx.as_of), "rows": rows})
+        return ctx.storage.publish(dataset, draft, {"as_of": instant(ctx.as_of), "rows": rows, **about})
 
 
 def _land_raw(
-    ctx: StepContext, tables: list[Loaded], earlier: Landed | None, quarantine: DatasetVersion | None, reports: DatasetVersion | None
+    ctx: StepContext,
+    tables: list[Loaded],
+    earlier: Landed | None,
+    quarantine: DatasetVersion | None,
+    reports: DatasetVersion | None,
+    about: dict[str, Any],
 ) -> tuple[DatasetVersion, dict[str, dict[str, int]]]:
     """The good rows; returns the version and, by table, how many rows were landed and quarantined."""
     from flows.adapters import raw_tables
@@ -278,6 +303,7 @@ def _land_raw(
             "rows": {name: each["rows"] for name, each in held.items()},
             "quarantined": sum(each["quarantined"] for each in held.values()),
             "reports": reports.version if reports else None,
+            **about,
         }
         return ctx.storage.publish(dataset, draft, facts), held
 

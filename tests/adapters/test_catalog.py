@@ -87,3 +87,34 @@ def test_an_empty_folder_is_no_catalog(tmp_path: Path) -> None:
     """Without a catalog every dataset would be unknown: said at once."""
     with pytest.raises(UserError, match="no catalog here"):
         load_catalog(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("text", "told", "line"),
+    [
+        (A.replace("size_gb: 40,", "size_gb: 40, retention_days: 0,"), "greater than or equal to 1", 6),
+        (A.replace("size_gb: 40,", "size_gb: 40, columns: {people.mail: secret},"), "public", 6),
+        (A.replace("size_gb: 40,", "size_gb: 40, columns: {mail: restricted},"), "`table.column`|pattern", 6),
+        (
+            A + B[B.index("  - {name: model") :].replace("size_gb: 0.5,", "size_gb: 0.5, owner: dpo,"),
+            "`dpo` asks for the declassification",
+            8,
+        ),
+    ],
+    ids=["retention", "class", "column", "four eyes"],
+)
+def test_a_mistake_in_an_entry_names_its_line(tmp_path: Path, text: str, told: str, line: int) -> None:
+    """Retention, classes of columns and declassifications are checked where they are written."""
+    path = tmp_path / "catalog.yaml"
+    path.write_text(text)
+    with pytest.raises(UserError, match=told) as caught:
+        load_catalog(path)
+    assert caught.value.problems[0].line == line
+
+
+def test_columns_and_retention_are_read(tmp_path: Path) -> None:
+    """Classes by `table.column`, days as a whole number."""
+    path = tmp_path / "catalog.yaml"
+    path.write_text(A.replace("size_gb: 40,", "size_gb: 40, retention_days: 30, columns: {people.mail: confidential},"))
+    (entry,) = load_catalog(path).entries
+    assert (entry.retention_days, dict(entry.columns)) == (30, {"people.mail": "confidential"})

@@ -71,3 +71,29 @@ def test_a_mistake_is_told(folder: Path, old: str, new: str, told: str) -> None:
     (folder / "demo.yaml").write_text(TEXT.replace(old, new, 1))
     with pytest.raises(UserError, match=told):
         load_declarations(folder)
+
+
+def test_columns_are_dropped_and_pseudonymised_at_ingest(folder: Path) -> None:
+    """By `table.column`; other steps have no say over columns."""
+    steps = "steps:\n  ingest: {columns: {drop: [guests.email], pseudonymise: [guests.id]}}\n"
+    (folder / "demo.yaml").write_text(TEXT.replace("steps:\n", steps, 1))
+    columns = load_declaration(folder, "demo").step("ingest").columns
+    assert (columns.drop, columns.pseudonymise) == ({"guests.email"}, {"guests.id"})
+    assert load_declaration(folder, "demo").step("train").columns.drop == frozenset()
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("  score: {columns: {drop: [guests.email]}}", "`columns` under `score`"),
+        ("  ingest: {columns: {drop: [guests.id], pseudonymise: [guests.id]}}", "`guests.id` is to be dropped and pseudonymised"),
+        ("  ingest: {columns: {drop: [email]}}", "table.column|pattern"),
+        ("  ingest: {columns: {dorp: [guests.email]}}", "did you mean `drop`"),
+    ],
+    ids=["another step", "both", "no table", "a typo"],
+)
+def test_a_mistake_in_the_steps_of_columns_is_told(folder: Path, text: str, told: str) -> None:
+    """A typo would leave a personal column in the data: nothing of it passes."""
+    (folder / "demo.yaml").write_text(TEXT.replace("steps:\n", f"steps:\n{text}\n", 1))
+    with pytest.raises(UserError, match=told):
+        load_declarations(folder)

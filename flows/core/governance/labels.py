@@ -53,6 +53,7 @@ AreaCode = Annotated[
     Field(description="an ISO country such as `DE`, a bloc such as `EU`, or `anywhere`"),
     AfterValidator(not_mistaken),
 ]
+Residency = Annotated[frozenset[AreaCode], BeforeValidator(_residency)]
 Regime = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9-]*$"), Field(description="a regime in lower case, such as `gdpr`")]
 DatasetName = Annotated[
     str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_.-]*$"), Field(description="a name of lower-case letters, digits, `-`, `_` and `.`")
@@ -66,7 +67,7 @@ class Label(BaseModel):
 
     classification: Classification
     regimes: frozenset[Regime] = frozenset()
-    residency: Annotated[frozenset[AreaCode], BeforeValidator(_residency)]
+    residency: Residency
 
     @property
     def level(self) -> int:
@@ -159,16 +160,52 @@ class Declassification(BaseModel):
     to: Label
     reason: str = Field(min_length=1)
     approver: str = Field(min_length=1)
+    requested_by: str | None = Field(default=None, min_length=1)
     until: date
+
+    def holds_at(self, at: datetime) -> bool:
+        """Whether it is still valid at that instant."""
+        return at.astimezone(UTC).date() <= self.until
+
+
+ColumnName = Annotated[str, StringConstraints(pattern=r"^[^\s.]+\.\S+$"), Field(description="a column as `table.column`")]
+
+
+def _whole(value: Any) -> Any:
+    """Numbers are stored as plain decimal text, which a replay reads again."""
+    return int(value) if isinstance(value, str) and value.isascii() and value.isdigit() else value
+
+
+RetentionDays = Annotated[int, BeforeValidator(_whole), Field(ge=1, le=36_500, strict=True)]
+"""Whole days, at most a hundred years."""
+
+
+class Imported(BaseModel):
+    """What another catalog said of an entry: `label` None if nothing, `as_of` None if it was never read. Older than its age it is stale."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    source: str
+    label: Label | None = None
+    as_of: AwareDatetime | None = None
+    max_age_hours: Annotated[Decimal, Field(gt=0)]
+
+    def stale_at(self, at: datetime) -> bool:
+        """Whether it was read further from that instant than `max_age_hours`, before or after it."""
+        return self.as_of is None or abs(at - self.as_of) > timedelta(hours=float(self.max_age_hours))
 
 
 class Entry(BaseModel):
-    """One dataset or model: where it rests, how large it is, what it was made from, and its own label if it has one."""
+    """One dataset or model: where it rests, how large it is, what it was made from, and its own label if it has one.
+
+    `columns` says how confidential single columns are, by `table.column`; a column that is not named counts as the label says.
+    `retention_days` is how long a version may be kept, counted from when it was recorded; None: without end.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: DatasetName
-    kind: Literal["dataset", "features", "model", "predictions", "report"] = "dataset"
+    kind: Literal["dataset", "quarantine", "features", "model", "predictions", "report"] = "dataset"
     home: str
     size_gb: Gigabytes
     owner: str | None = None
@@ -176,6 +213,27 @@ class Entry(BaseModel):
     label: Label | None = None
     derived_from: frozenset[str] = frozenset()
     declassified: Declassification | None = None
+    columns: Mapping[ColumnName, Classification] = Field(default_factory=dict)
+    retention_days: RetentionDays | None = None
+    imported: tuple[Imported, ...] = ()
+
+    @model_validator(mode="after")
+    def _four_eyes(self) -> Self:
+        lowered = self.declassified
+        if lowered is not None and lowered.approver in (self.owner, lowered.requested_by):
+            told = f"`{lowered.approver}` asks for the declassification of `{self.name}` and approves it; expected another person or group"
+            raise _wrong(told, "declassified", "approver")
+        return self
+
+    @model_validator(mode="after")
+    def _columns_fit(self) -> Self:
+        if self.columns and self.label is None:
+            raise _wrong(f"`{self.name}` names columns but has no label of its own", "columns")
+        for column, classification in sorted(self.columns.items()):
+            if self.label is not None and classification.level > self.label.level:
+                told = f"column `{column}` is {classification} in `{self.name}`, which is {self.label.classification}; raise the label"
+                raise _wrong(told, "columns", column)
+        return self
 
 
 def _wrong(what: str, *path: str | int) -> PydanticCustomError:
@@ -245,20 +303,42 @@ class Catalog(CatalogPart):
         Raises:
             ResidencyClash: own and ancestors' residencies share no country.
         """
-        found = self._labels(name, at)
+        found = self.sources_of(name, at)
         return None if found is None else join(found, blocs)
 
-    def _labels(self, name: str, at: datetime) -> dict[str, Label] | None:
-        """Labels by dataset that are joined into the label of `name`; None if any is missing."""
-        entry = self._by_name.get(name)
-        if entry is None:
-            return None
-        if entry.declassified is not None and at.astimezone(UTC).date() <= entry.declassified.until:
-            return {name: entry.declassified.to}
-        found = {} if entry.label is None else {name: entry.label}
-        for parent in sorted(entry.derived_from):
-            inherited = self._labels(parent, at)
-            if inherited is None:
+    def sources_of(self, name: str, at: datetime) -> dict[str, Label] | None:
+        """Whose labels make the label of `name` at that instant: itself, ancestors, valid declassifications; None if any is missing."""
+        found: dict[str, Label] = {}
+        waiting, seen = [name], {name}
+        while waiting:
+            entry = self._by_name.get(waiting.pop())
+            if entry is None:
                 return None
-            found.update(inherited)
-        return found or None
+            told = {f"{entry.name} ({one.source})": one.label for one in entry.imported if one.label is not None}
+            found |= told
+            if entry.declassified is not None and entry.declassified.holds_at(at):
+                found[entry.name] = entry.declassified.to
+                continue
+            if entry.label is not None:
+                found[entry.name] = entry.label
+            elif not entry.derived_from and not told:
+                return None
+            new = entry.derived_from - seen
+            seen |= new
+            waiting += sorted(new)
+        return found
+
+    def imports_of(self, name: str, at: datetime) -> tuple[tuple[str, Imported], ...]:
+        """What other catalogs said of `name` and of every ancestor whose label counts at that instant, each with its dataset."""
+        found: list[tuple[str, Imported]] = []
+        waiting, seen = [name], {name}
+        while waiting:
+            entry = self._by_name.get(waiting.pop())
+            if entry is None:
+                continue
+            found += [(entry.name, one) for one in entry.imported]
+            if entry.declassified is None or not entry.declassified.holds_at(at):
+                new = entry.derived_from - seen
+                seen |= new
+                waiting += sorted(new)
+        return tuple(sorted(found, key=lambda pair: (pair[0], pair[1].source)))
