@@ -1,0 +1,1 @@
+"""The catalogs of other houses, behind `flows.core.governance.bridge.Bridge`."""
