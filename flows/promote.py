@@ -26,5 +26,6 @@ async def promote(workload: str, as_of: datetime, intent_id: str, cause: str) ->
     """
     run_id = str(flow_run.get_id() or intent_id)
     result = await asyncio.to_thread(promotion_runs.run, workload, as_of, intent_id, cause, run_id=run_id)
-    await acreate_markdown_artifact(key=artifact_key("promote", workload), markdown=summary(result), description=result["summary"])
+    page = result["approval"]["page"] if "approval" in result else summary(result)
+    await acreate_markdown_artifact(key=artifact_key("promote", workload), markdown=page, description=result["summary"])
     return result

@@ -7,16 +7,19 @@ import contextlib
 import json
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 from deployments.local import demo_report
 from deployments.local.lock import exclusive
 from deployments.local.supervisor import Stack, connected, running_stack, up
+from flows.adapters import dispatch
 from flows.core.errors import TradewindError, Unavailable
 from flows.core.planning import intent_id, window_of
+from flows.services import approving
 from flows.services.declarations import Declarations
+from flows.services.identity import service
 from flows.store import decisions, outbox, reservations, runs
 from flows.store.database import State
 
@@ -29,6 +32,8 @@ FLIGHTS, CLINIC = "flight_delay", "nafld"
 FLIGHT_DATES = ("2013-03-15", "2013-08-15", "2013-11-25")
 """Data clocks of the flights' year: the first model, a summer that it was not made for, an autumn in which a new one is no better."""
 CLINIC_DATE = "2013-03-15"
+APPROVER, REASON = "demo-approver", "the demo plays the person who judges the evaluation"
+"""Who approves in the demo, a service of `roles.yaml`, and why."""
 POLL_SECONDS = 0.5
 RETRAIN_SECONDS = 180.0
 """How long a retrain may take from its verdict on; the reconciler, should the event be lost, comes round each minute."""
@@ -77,11 +82,25 @@ class Demo:
         self.say(f"{workload} as of {day}: started")
         key = f"demo {own} {attempt} {datetime.now(UTC):%Y%m%d%H%M%S}"
         outcome = await PrefectDispatcher().run(f"lifecycle/{workload}", {"workload": workload, "as_of": as_of, "cause": "manual"}, key=key)
+        if outcome.state == dispatch.SUSPENDED:
+            await self._approve(workload, outcome.run_id)
+            outcome = replace(outcome, succeeded=(await dispatch.wait(outcome.run_id)).succeeded)
         if not outcome.succeeded:
             raise Unavailable(
                 f"the lifecycle of `{workload}` as of {day} ended {outcome.state}: {outcome.message}",
                 fix=f"see {outcome.url}; `tradewind demo` goes on from there",
             )
+
+    async def _approve(self, workload: str, run_id: str) -> None:
+        """Play the approver: in a company this is another person, with `tradewind approve`, on another day."""
+        now = datetime.now(UTC)
+        identity = service(self.settings, APPROVER)
+        for one in approving.waiting(self.state, at=now):
+            if one.workload == workload and one.standing == "waiting":
+                self.say(f"{workload}: its label asks for a person; version {one.version} waits: tradewind approve {one.request}")
+                approving.decide(self.state, self.settings, one.request, identity=identity, approve=True, reason=REASON, at=now)
+                self.say(f"{workload}: the demo plays that person, as `{APPROVER}` with role {', '.join(identity.roles)}, and approves")
+        await dispatch.resume(run_id)
 
     async def _retrained(self, workload: str, day: str) -> None:
         """Wait until the retrain that a drift verdict asked for, if it did, is at its end: nobody here starts it."""

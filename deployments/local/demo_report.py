@@ -10,7 +10,7 @@ from sqlalchemy import select
 
 from flows.core.canonical import instant
 from flows.core.governance.labels import Classification
-from flows.store import costs, decisions, ledger, runs, transfers
+from flows.store import approvals, costs, decisions, ledger, principals, runs, transfers
 from flows.store.database import State
 from flows.store.models import AliasRow, IntentRow, VerdictRow
 
@@ -32,6 +32,7 @@ def collect(state: State, declarations: Declarations, *, links: Mapping[str, str
             "decisions": _decisions(tx),
             "retrains": _retrains(tx),
             "transfers": _transfers(tx),
+            "approvals": _approvals(tx),
             "costs": _costs(tx),
             "links": {**links, **_reports(tx)},
             "seconds": round(seconds, 1),
@@ -146,6 +147,23 @@ def _drift(tx: Session, workload: str, window: str) -> dict[str, Any] | None:
     return None
 
 
+def _approvals(tx: Session) -> list[dict[str, Any]]:
+    """Every promotion that waited for a person, with how long, and who decided it."""
+    return [
+        {
+            "request": row.id,
+            "workload": row.workload,
+            "version": row.version,
+            "standing": standing,
+            "waited_seconds": round((said.at - row.at).total_seconds(), 1) if said else None,
+            "approver": principals.name_of(tx, said.approver) if said else None,
+            "reason": said.reason if said else None,
+        }
+        for row in approvals.listed(tx, everything=True)
+        for standing, said in [approvals.stands(tx, row, datetime.now(UTC))]
+    ]
+
+
 def _transfers(tx: Session) -> list[dict[str, Any]]:
     return [
         {
@@ -186,6 +204,11 @@ def show(report: Mapping[str, Any], console: Console) -> None:
             "Retrains that drift started (AUC)",
             ("workload", "as of", "promoted with", "fell to", "champion", "challenger", "outcome"),
             [_retrain_row(each) for each in report["retrains"]],
+        ),
+        (
+            "Promotions that a person had to approve (the demo played that person)",
+            ("workload", "version", "outcome", "approver", "reason", "waited, seconds"),
+            [_approval_row(each) for each in report["approvals"]],
         ),
         ("Data that moved", ("dataset", "from", "to", "bytes", "USD"), _transfer_rows(report)),
         ("Where the time went (runs overlap)", ("step", "runs", "seconds"), _time_rows(report)),
@@ -242,6 +265,10 @@ def _refusal_rows(report: Mapping[str, Any]) -> list[tuple[str, ...]]:
             if row["policy"]:
                 refused.setdefault((each["workload"], row["site"]), set()).update(row["policy"])
     return [(workload, site, ", ".join(sorted(rules))) for (workload, site), rules in sorted(refused.items())]
+
+
+def _approval_row(each: Mapping[str, Any]) -> tuple[str, ...]:
+    return tuple(str(each[name] or "-") for name in ("workload", "version", "standing", "approver", "reason", "waited_seconds"))
 
 
 def _transfer_rows(report: Mapping[str, Any]) -> list[tuple[str, ...]]:

@@ -11,8 +11,8 @@ The state database says what the champion is; MLflow's alias follows. A move is 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -22,8 +22,9 @@ from sqlalchemy import select
 from flows.adapters.models import CHAMPION, Models, RegisteredVersion
 from flows.adapters.settings import Settings
 from flows.core.errors import UserError
+from flows.core.governance.approvals import Subject, verdict_hash
 from flows.core.promotion import Check, EvaluationNumbers, judge
-from flows.store import aliases, ledger
+from flows.store import aliases, approvals, ledger
 from flows.store.models import AliasRow
 
 if TYPE_CHECKING:
@@ -38,19 +39,25 @@ _ENDS = {PROMOTED: "promoted", REFUSED: "refused", ROLLED_BACK: "rolled-back"}
 
 @dataclass(frozen=True, slots=True)
 class PromotionOutcome:
-    """How an intent to move the champion ended. `version` is what was asked for, `previous` the champion before, by registry number."""
+    """How an intent to move the champion ended, or that it waits for the approval of `request`.
 
-    outcome: Literal["promoted", "refused", "rolled-back"]
+    `version` is what was asked for, `previous` the champion before, by registry number.
+    """
+
+    outcome: Literal["promoted", "refused", "rolled-back", "waiting"]
     workload: str
     version: str
     previous: str | None
     dataset: str
     intent_id: str
     reasons: tuple[str, ...] = ()
+    request: str | None = None
 
     @property
     def summary(self) -> str:
         """One line for people."""
+        if self.outcome == "waiting":
+            return f"version {self.version} waits for a person: `tradewind approve {self.request}`"
         if self.outcome == "refused":
             return f"version {self.version} refused: {'; '.join(self.reasons)}"
         return f"version {self.version} is champion of {self.workload}, before it {self.previous or 'none'}"
@@ -58,6 +65,18 @@ class PromotionOutcome:
     def to_json(self) -> dict[str, Any]:
         """The outcome as JSON data."""
         return {**asdict(self), "reasons": list(self.reasons), "summary": self.summary}
+
+
+@dataclass(frozen=True, slots=True)
+class Ruling:
+    """What stands between a challenger that passed its gate and the alias: reasons to refuse it, or a request that nobody has decided."""
+
+    reasons: tuple[str, ...] = ()
+    waits: str | None = None
+
+
+Approval = Callable[["Session", str, Subject, datetime], Ruling]
+"""Asks, within the transaction of the move, whether the subject of this intent needs a person's approval and has it."""
 
 
 def promote(
@@ -69,11 +88,12 @@ def promote(
     verdict: Mapping[str, Any],
     at: datetime,
     principal: str,
+    approval: Approval | None = None,
 ) -> PromotionOutcome:
     """Let the challenger become champion if the numbers of its evaluation meet the workload's gate; else record the refusal with them.
 
     `verdict` is `numbers["verdict"]` of `evaluate`; it is judged again here, its own `passed` is not believed. The same intent again
-    gives the first outcome.
+    gives the first outcome. `approval` is asked once the numbers passed, in the transaction that begins the move; left out: none is due.
 
     Raises:
         UserError: the verdict is no evaluation, or the version is unknown.
@@ -98,12 +118,9 @@ def promote(
         "thresholds": dict(judged.thresholds),
     }
     if body["reasons"]:
-        with state.transaction() as tx:
-            if _ended(tx, intent_id) is None:
-                ledger.append(tx, REFUSED, body, principal=principal, at=at)
-        models.note(candidate.version, promotion="refused", reasons="; ".join(body["reasons"])[:4000])
-        return _outcome("refused", body)
-    return _move(state, models, body, PROMOTED, expected=champion, at=at, principal=principal)
+        return _refuse(state, models, body, at, principal)
+    subject = Subject(workload.name, candidate.version, candidate.dataset, verdict_hash(verdict))
+    return _move(state, models, body, PROMOTED, expected=champion, at=at, principal=principal, subject=subject, approval=approval)
 
 
 def rollback(
@@ -183,11 +200,41 @@ def champion_dataset(tx: Session, workload: str) -> str | None:
     return str(found[-1]) if found else None
 
 
+def _refuse(state: State, models: Models, body: dict[str, Any], at: datetime, principal: str) -> PromotionOutcome:
+    with state.transaction() as tx:
+        _record_refusal(tx, body, at, principal)
+    models.note(body["version"], promotion="refused", reasons="; ".join(body["reasons"])[:4000])
+    return _outcome("refused", body)
+
+
+def _record_refusal(tx: Session, body: dict[str, Any], at: datetime, principal: str) -> None:
+    if _ended(tx, body["intent"]) is None:
+        approvals.close(tx, body["intent"], at)
+        ledger.append(tx, REFUSED, body, principal=principal, at=at)
+
+
 def _move(
-    state: State, models: Models, body: dict[str, Any], kind: str, *, expected: str | None, at: datetime, principal: str
+    state: State,
+    models: Models,
+    body: dict[str, Any],
+    kind: str,
+    *,
+    expected: str | None,
+    at: datetime,
+    principal: str,
+    subject: Subject | None = None,
+    approval: Approval | None = None,
 ) -> PromotionOutcome:
     workload, intent = body["workload"], body["intent"]
     with state.transaction() as tx:
+        ruling = approval(tx, intent, subject, at) if approval is not None and subject is not None else Ruling()
+        if ruling.waits is not None:
+            return replace(_outcome("waiting", body), request=ruling.waits)
+        if ruling.reasons:
+            body = body | {"reasons": list(ruling.reasons)}
+            _record_refusal(tx, body, at, principal)
+            return _outcome("refused", body)
+        approvals.close(tx, intent, at)
         row = aliases.begin_move(tx, workload, CHAMPION, expected_version=expected, new_version=body["version"], intent_id=intent, at=at)
         if row.state == aliases.MOVING and _begun(tx, intent) is None:
             ledger.append(tx, BEGUN, body | {"ends_as": kind}, principal=principal, at=at)
