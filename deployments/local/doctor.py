@@ -182,23 +182,17 @@ def _database(settings: Settings) -> Iterator[Finding]:
 
 
 def _ledger(settings: Settings) -> Iterator[Finding]:
-    from flows.store import ledger
+    from flows.services import checkpointing
     from flows.store.database import State
 
     if settings.database_url is None and not (_home(settings) / "state.db").exists():
         return
-    verification = ledger.verify(State(settings.state_url), anchor_folder(settings))
+    verification = checkpointing.verify(State(settings.state_url), settings)
     if verification.ok:
         yield Finding("ledger", True, f"{verification.rows} rows, unbroken")
     else:
         fix = "run `tradewind ledger verify`, and restore the state database from a copy made before"
-        yield Finding("ledger", False, f"broken at row {verification.first_bad}: {verification.reason}", fix)
-
-
-def anchor_folder(settings: Settings) -> Path | None:
-    """Where the ledger's anchors are, if any were made."""
-    folder = _home(settings) / "anchors"
-    return folder if folder.exists() else None
+        yield Finding("ledger", False, f"broken: {verification.fault}", fix)
 
 
 def _home(settings: Settings) -> Path:
