@@ -11,7 +11,9 @@ from flows.placed import run_placed
 
 
 @flow(name="materialize", flow_run_name="materialize {workload} {as_of:%Y-%m-%d}")
-async def materialize(workload: str, as_of: datetime, intent_id: str, decision_id: str, inputs: dict[str, str]) -> dict[str, Any]:
+async def materialize(
+    workload: str, as_of: datetime, intent_id: str, decision_id: str, inputs: dict[str, str], ticket: dict[str, Any] | None = None
+) -> dict[str, Any]:
     """Make features. Started by `lifecycle`, which decides where.
 
     Args:
@@ -20,5 +22,6 @@ async def materialize(workload: str, as_of: datetime, intent_id: str, decision_i
         intent_id: what must happen exactly once
         decision_id: the placement decision that sent this run to its pool
         inputs: `dataset@version` by role
+        ticket: control's signature over all of this; without it a worker refuses the run
     """
-    return await run_placed("materialize", workload, as_of, intent_id, decision_id, inputs)
+    return await run_placed("materialize", workload, as_of, intent_id, decision_id, inputs, ticket)

@@ -15,11 +15,17 @@ from flows.services.running import StepOrder, run_step
 
 
 async def run_placed(
-    step: str, workload: str, as_of: datetime, intent_id: str, decision_id: str, inputs: Mapping[str, str]
+    step: str,
+    workload: str,
+    as_of: datetime,
+    intent_id: str,
+    decision_id: str,
+    inputs: Mapping[str, str],
+    ticket: Mapping[str, Any] | None,
 ) -> dict[str, Any]:
     """Run the step in a thread, since its libraries block, then link its reports from the run's page."""
     refs = {role: DatasetRef.parse(text) for role, text in inputs.items()}
-    order = StepOrder(step, workload, as_of, intent_id, decision_id, refs, run_id=str(flow_run.get_id() or intent_id))
+    order = StepOrder(step, workload, as_of, intent_id, decision_id, refs, str(flow_run.get_id() or intent_id), ticket)
     result = await asyncio.to_thread(run_step, order)
     await acreate_markdown_artifact(key=artifact_key(step, workload), markdown=summary(result), description=result["summary"])
     for name, address in result["links"].items():

@@ -2,18 +2,37 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from typing import Any
 
 from flows.adapters import dispatch
+from flows.adapters.settings import Settings
+from flows.core.governance.tickets import PARAMETER
+from flows.core.planning import PLACED_STEPS
+from flows.services import ticketing
 from flows.services.dispatching import Outcome
+from flows.store.database import State
 
 
 class PrefectDispatcher:
-    """Starts a child run on the pool's worker and waits for its end."""
+    """Starts a child run on the pool's worker, a placed step with control's ticket, and waits until it ends.
+
+    A lifecycle that waits for a person is not waited for.
+    """
+
+    def __init__(self, settings: Settings | None = None) -> None:
+        self._settings = settings or Settings()
 
     async def run(self, deployment: str, parameters: Mapping[str, Any], *, key: str) -> Outcome:
         """See `flows.services.dispatching.Dispatcher`."""
+        step, _, pool = deployment.rpartition("/")
+        if step in PLACED_STEPS:
+            state = State(self._settings.state_url)
+            ticket = await asyncio.to_thread(ticketing.issue, state, self._settings, deployment, parameters, key=key, at=datetime.now(UTC))
+            parameters = {**parameters, PARAMETER: ticket}
         run_id = await dispatch.start(deployment, parameters, idempotency_key=key, tags=["tradewind", str(parameters["workload"])])
-        final = await dispatch.wait(run_id, pool=deployment.rpartition("/")[2])
+        # a lifecycle suspends itself to wait for a person; a step that somebody suspends in the UI is waited for, as it goes on in its try
+        final = await dispatch.wait(run_id, pool=pool, until_suspended=step == "lifecycle")
         return Outcome(run_id, final.succeeded, final.name, final.message, dispatch.ui_url(run_id))

@@ -11,14 +11,19 @@ from prefect import flow
 from flows.adapters import dispatch
 from flows.adapters.settings import Settings
 from flows.core.errors import UserError
-from flows.services import reconciling
+from flows.services import approving, reconciling
 
 
 @flow(name="reconcile", flow_run_name="reconcile")
 async def reconcile() -> dict[str, Any]:
     """Bring what happened in line with what must happen. Runs by itself; may be run at any time."""
 
+    settings = Settings()
+
     async def start(deployment: str, parameters: Mapping[str, Any], key: str) -> str:
+        waits = approving.run_that_waits(settings, str(parameters["intent_id"]))
+        if waits is not None and await dispatch.resume(waits):
+            return waits
         return await dispatch.start(deployment, parameters, idempotency_key=key, tags=["tradewind", "reconciled"])
 
     async def is_over(run_id: str) -> bool:
@@ -27,4 +32,4 @@ async def reconcile() -> dict[str, Any]:
         except UserError:
             return True
 
-    return asdict(await reconciling.reconcile(Settings(), start=start, is_over=is_over))
+    return asdict(await reconciling.reconcile(settings, start=start, is_over=is_over))

@@ -14,7 +14,9 @@ from flows.placed import run_placed
 
 
 @flow(name="watch", flow_run_name="watch {workload} {as_of:%Y-%m-%d}")
-async def watch(workload: str, as_of: datetime, intent_id: str, decision_id: str, inputs: dict[str, str]) -> dict[str, Any]:
+async def watch(
+    workload: str, as_of: datetime, intent_id: str, decision_id: str, inputs: dict[str, str], ticket: dict[str, Any] | None = None
+) -> dict[str, Any]:
     """Check for drift. Started by `lifecycle`, which decides where.
 
     Args:
@@ -23,8 +25,9 @@ async def watch(workload: str, as_of: datetime, intent_id: str, decision_id: str
         intent_id: what must happen exactly once
         decision_id: the placement decision that sent this run to its pool
         inputs: `dataset@version` by role
+        ticket: control's signature over all of this; without it a worker refuses the run
     """
-    result = await run_placed("watch", workload, as_of, intent_id, decision_id, inputs)
+    result = await run_placed("watch", workload, as_of, intent_id, decision_id, inputs, ticket)
     if result.get("retrain_intent"):
         payload = {"workload": workload, "as_of": instant(as_of), "intent_id": result["retrain_intent"]}
         emit_event(event=DRIFT_DETECTED, resource=workload_resource(workload), payload=payload)

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from deployments.apply import declared, server
 from deployments.apply.block_values import blocks, names_of_sites
 from deployments.apply.desired import CONTROL, STEPS, desired
-from deployments.apply.model import Diff, Kind, Resource, difference, refuse_impossible
+from deployments.apply.model import Diff, Kind, Resource, difference, recorded, refuse_impossible
 from deployments.apply.observed import observe
 from deployments.apply.options import ApplyOptions
 from deployments.apply.signatures import flow_specs
 from deployments.apply.writing import write
+from flows.services import declared_record
+from flows.services.identity import who
+from flows.store.database import State
 
 if TYPE_CHECKING:
     from flows.adapters.settings import Settings
@@ -61,8 +65,19 @@ async def apply_resources(
 
 
 def apply(settings: Settings, *, check: bool = False, url: str | None = None) -> Diff:
-    """`apply_all` for callers that have no event loop."""
-    return asyncio.run(apply_all(settings, check=check, url=url))
+    """`apply_all` for callers that have no event loop; what it changed is in the ledger.
+
+    Raises:
+        UserError: also if nobody is known to do it.
+        Unavailable: also if the state database does not answer, before anything is changed.
+    """
+    if check:
+        return asyncio.run(apply_all(settings, check=True, url=url))
+    principal, state = who(settings).name, State(settings.state_url)
+    state.migrate()
+    diff = asyncio.run(apply_all(settings, url=url))
+    declared_record.applied(state, settings, [recorded(change) for change in diff.changes], principal=principal, at=datetime.now(UTC))
+    return diff
 
 
 def wanted(settings: Settings, options: ApplyOptions, package: str) -> tuple[tuple[Resource, ...], frozenset[tuple[Kind, str]]]:

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from deployments.apply.desired import CONTROL, RECONCILE, Declared, PoolSpec, ScheduleSpec, WorkloadSpec
+from deployments.apply.desired import CONTROL, GOVERN, RECONCILE, Declared, PoolSpec, ScheduleSpec, WorkloadSpec
 from flows.core.errors import Problem, UserError
 
 if TYPE_CHECKING:
@@ -34,6 +34,7 @@ def load(settings: Settings, options: ApplyOptions) -> Declared:
         pools=tuple(_pool(pool, embedded, templates[wanted[pool.name]], options) for pool in estate.pools),
         workloads=load_workloads(settings.deployments / "workloads"),
         reconcile=ScheduleSpec(RECONCILE, "UTC", interval=options.reconcile_every, active=options.reconcile_active),
+        govern=ScheduleSpec(GOVERN, "UTC", interval=options.govern_every, active=options.govern_active),
     )
 
 

@@ -8,12 +8,13 @@ from datetime import timedelta
 from typing import Any
 
 from deployments.apply.model import TAG, Resource
-from flows.core.planning import CONTROL_STEPS, PLACED_STEPS
+from flows.core.planning import CONTROL_STEPS, PLACED_STEPS, SITE_STEPS
 
 CONTROL = "control"
 RECONCILE = "reconcile"
+GOVERN = "govern"
 LIFECYCLE = "lifecycle"
-STEPS = (*PLACED_STEPS, *CONTROL_STEPS, LIFECYCLE)
+STEPS = (*PLACED_STEPS, *SITE_STEPS, *CONTROL_STEPS, LIFECYCLE)
 """Every flow that apply deploys."""
 
 MARKER = "(managed by `tradewind apply`)"
@@ -73,6 +74,7 @@ class Declared:
     pools: tuple[PoolSpec, ...]
     workloads: tuple[WorkloadSpec, ...]
     reconcile: ScheduleSpec
+    govern: ScheduleSpec
 
 
 def desired(declared: Declared, flows: Mapping[str, FlowSpec]) -> tuple[Resource, ...]:
@@ -96,14 +98,14 @@ def pool(spec: PoolSpec) -> Resource:
 
 
 def deployments(declared: Declared, flows: Mapping[str, FlowSpec]) -> Iterable[Resource]:
-    """One deployment per (placed step, data pool), per control step, and per workload's lifecycle."""
+    """One deployment per (step at a site, data pool), per control step, and per workload's lifecycle."""
     for spec in declared.pools:
         if spec.name != CONTROL:
-            for step in PLACED_STEPS:
+            for step in (*PLACED_STEPS, *SITE_STEPS):
                 yield _deployment(flows[step], spec.name, spec.name, tags=(f"site:{spec.site}", f"step:{step}"))
+    clocks = {RECONCILE: (declared.reconcile,), GOVERN: (declared.govern,)}
     for step in CONTROL_STEPS:
-        schedules = (declared.reconcile,) if step == RECONCILE else ()
-        yield _deployment(flows[step], CONTROL, CONTROL, tags=(f"step:{step}",), schedules=schedules)
+        yield _deployment(flows[step], CONTROL, CONTROL, tags=(f"step:{step}",), schedules=clocks.get(step, ()))
     for workload in declared.workloads:
         yield _deployment(
             flows[LIFECYCLE],

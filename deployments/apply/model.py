@@ -129,6 +129,14 @@ class Diff:
         return {"in_sync": self.in_sync, "unchanged": self.unchanged, "changes": [change.to_json() for change in self.changes]}
 
 
+def recorded(change: Change) -> dict[str, Any]:
+    """The change as the ledger keeps it: the declaration's digest before and after, never a value; none where there are secrets."""
+    before = change.observed.fields.get(VERSION) if change.observed else None
+    after = change.resource.digest() if change.resource and not change.resource.secret else None
+    fields = [field.field for field in change.fields]
+    return {"action": change.action, "kind": change.kind, "name": change.name, "fields": fields, "from": before, "to": after}
+
+
 def redeclared(resource: Resource, observed: Observed) -> bool:
     """Whether the declaration of the `initial` values changed since the last apply."""
     if VERSION not in resource.fields:

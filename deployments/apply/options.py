@@ -33,6 +33,10 @@ class ApplyOptions(BaseSettings):
         default=timedelta(seconds=60), ge=timedelta(seconds=10), description="seconds between reconciler runs"
     )
     reconcile_active: bool = Field(default=True, description="whether the reconciler's schedule is created active")
+    govern_every: timedelta = Field(
+        default=timedelta(days=1), ge=timedelta(minutes=1), description="seconds between runs of the duties of governance"
+    )
+    govern_active: bool = Field(default=True, description="whether the schedule of the duties of governance is created active")
     sites: dict[str, SiteConnection] = Field(default_factory=dict, description="cloud profile: JSON, site to its connections")
 
     @classmethod

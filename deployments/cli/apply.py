@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime
 from typing import Annotated
 
 import typer
@@ -16,11 +17,15 @@ def apply(
     from deployments.apply import apply as apply_now
     from deployments.local.records import MLFLOW, read_records
     from flows.adapters.settings import Settings
+    from flows.services.declarations import Declarations
+    from flows.services.identity import permit, who
 
     settings = Settings()
     registry = read_records(settings.home).services.get(MLFLOW)
     if settings.profile == "embedded" and settings.mlflow_url is None and registry is not None:
         settings = Settings(**{**settings.model_dump(), "mlflow_url": registry.url})
+    if not check:
+        permit(Declarations.load(settings), who(settings), "apply", workload="", at=datetime.now(UTC))
     diff = apply_now(settings, check=check)
     typer.echo(json.dumps(diff.to_json(), indent=1, sort_keys=True) if as_json else str(diff))
     if check and not diff.in_sync:

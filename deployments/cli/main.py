@@ -9,7 +9,24 @@ from types import FrameType
 
 import typer
 
-from deployments.cli import apply, catalog, costs, estate, ledger, models, new, place, policy, replay, run, site, stack
+from deployments.cli import (
+    apply,
+    approve,
+    catalog,
+    costs,
+    erase,
+    estate,
+    ledger,
+    models,
+    new,
+    place,
+    policy,
+    replay,
+    review,
+    run,
+    site,
+    stack,
+)
 from flows.core.errors import TradewindError
 
 app = typer.Typer(
@@ -29,13 +46,24 @@ for command in (
     run.run,
     run.backfill,
     models.rollback,
+    approve.approve,
+    erase.erase,
+    erase.retention,
     new.new,
     place.place,
     place.explain,
     replay.replay,
 ):
     app.command()(command)
-for name, group in (("estate", estate), ("policy", policy), ("catalog", catalog), ("ledger", ledger), ("costs", costs), ("site", site)):
+for name, group in (
+    ("estate", estate),
+    ("policy", policy),
+    ("catalog", catalog),
+    ("ledger", ledger),
+    ("costs", costs),
+    ("site", site),
+    ("review", review),
+):
     app.add_typer(group.app, name=name)
 
 

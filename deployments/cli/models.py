@@ -16,16 +16,16 @@ def rollback(
     """Make an earlier champion champion again, at once; recorded in the ledger with its reason."""
     from deployments.local.supervisor import connected, running
     from flows.adapters.settings import Settings
-    from flows.core.placement.model import Principal
     from flows.services import promoting
     from flows.services.declarations import Declarations
-    from flows.services.placing import SYSTEM_ROLES
+    from flows.services.identity import who
     from flows.store.database import State
 
     stack = running(Settings())
     settings, at = stack.settings, datetime.now(UTC)
     with connected(stack):
-        Declarations.load(settings).require_control("rollback", workload, Principal(user=settings.principal, roles=SYSTEM_ROLES), at=at)
+        identity = who(settings)
+        Declarations.load(settings).require_control("rollback", workload, identity.principal, at=at)
         outcome = promoting.rollback(
             State(settings.state_url),
             settings,
@@ -34,6 +34,6 @@ def rollback(
             intent_id=f"{workload}/promote/{at:%Y-%m-%dT%H:%M:%SZ}/rollback",
             reason=reason,
             at=at,
-            principal=settings.principal,
+            principal=identity.name,
         )
     typer.echo(outcome.summary)

@@ -26,23 +26,28 @@ def replay(
 ) -> None:
     """Decide stored decisions again from their stored inputs alone, and say what would change in runs and USD.
 
-    Without folders every decision must come out byte for byte. Exit 0, or 1 if one does not or cannot be decided again.
+    Without folders every decision and joint plan must come out byte for byte. Exit 0, or 1 if one does not or cannot be decided again.
     """
     from deployments.cli.costs import parse_since
     from flows.adapters.settings import Settings
     from flows.core.canonical import canonical_json
+    from flows.services.planning_jointly import remake
     from flows.services.replaying import Replay, totals
     from flows.store.database import State
 
     start, end = parse_since(since), parse_since(until, field="--until")
-    rows = list(Replay(State(Settings().state_url), policies=policies, estate=estate).run(start, end))
+    state = State(Settings().state_url)
+    rows = list(Replay(state, policies=policies, estate=estate).run(start, end))
     found = totals(rows)
     faithful = policies is None and estate is None
+    plans = {plan.before["decision_id"]: plan.reproduced for plan in remake(state, start, end)} if faithful else {}
     if as_json:
-        typer.echo(canonical_json({"totals": found.to_json(), "decisions": [row.to_json() for row in rows]}).decode())
+        typer.echo(canonical_json({"totals": found.to_json(), "decisions": [row.to_json() for row in rows], "plans": plans}).decode())
     else:
         _show(rows, found, faithful=faithful)
-    if any(row.after is None or (faithful and not row.reproduced) for row in rows):
+        if plans:
+            typer.echo(f"{sum(plans.values())} of {len(plans)} joint plans came out byte for byte")
+    if not all(plans.values()) or any(row.after is None or (faithful and not row.reproduced) for row in rows):
         raise typer.Exit(NOT_REPRODUCED)
 
 

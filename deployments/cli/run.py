@@ -13,6 +13,7 @@ from flows.core.errors import Unavailable, UserError
 
 if TYPE_CHECKING:
     from flows.adapters.settings import Settings
+    from flows.services.identity import Identity
 
 STEPS = ("ingest", "materialize", "train", "evaluate", "promote", "score", "watch")
 Day = Annotated[
@@ -40,7 +41,7 @@ def run(
         raise UserError(f"no step `{step}`", field="--step", expected=f"one of {', '.join(STEPS)}")
     settings = Settings()
     declarations = Declarations.load(settings)
-    declarations.workload(workload)
+    identity = _permitted(settings, workload)
     moment = _moment(as_of) or declarations.default_as_of(workload)
     parameters = {
         "workload": workload,
@@ -51,9 +52,9 @@ def run(
         "again": again,
     }
     if local:
-        _run_here(settings, parameters, sample)
+        _run_here(settings, parameters, sample, identity)
     else:
-        _run_there(settings, [parameters])
+        _run_there(settings, [parameters], identity)
 
 
 def backfill(
@@ -71,8 +72,9 @@ def backfill(
     if first > last:
         raise UserError("it lies after `--to`", field="--from", expected=f"an instant up to {end}")
     settings = Settings()
+    identity = _permitted(settings, workload)
     clocks = [first + timedelta(days=every * number) for number in range((last - first).days // every + 1)]
-    _run_there(settings, [{"workload": workload, "as_of": clock.isoformat(), "retrain": retrain} for clock in clocks])
+    _run_there(settings, [{"workload": workload, "as_of": clock.isoformat(), "retrain": retrain} for clock in clocks], identity)
 
 
 def demo(
@@ -101,23 +103,52 @@ def _remove_state(settings: Settings) -> None:
         shutil.rmtree(settings.home)
 
 
-def _run_there(settings: Settings, orders: list[dict[str, Any]]) -> None:
-    """Start each lifecycle on the running stack and wait for it."""
+def _permitted(settings: Settings, workload: str) -> Identity:
+    """Who runs this command, if the rules let them start the workload.
+
+    Raises:
+        PolicyDenied: they do not.
+        UserError: there is no such workload, or nobody is authenticated.
+    """
+    from flows.services.declarations import Declarations
+    from flows.services.identity import permit, who
+
+    declarations = Declarations.load(settings)
+    environment = declarations.workload(workload).environment
+    identity = who(settings)
+    permit(declarations, identity, "run", workload=workload, environment=environment, step="lifecycle", at=datetime.now(UTC))
+    return identity
+
+
+def _run_there(settings: Settings, orders: list[dict[str, Any]], identity: Identity) -> None:
+    """Start each lifecycle on the running stack, for this principal, and wait for it."""
     from deployments.local.supervisor import connected, running
+    from flows.adapters.dispatch import SUSPENDED
+    from flows.core.canonical import instant
     from flows.prefect_dispatcher import PrefectDispatcher
+    from flows.services import requesting
+    from flows.store.database import State
 
     async def each() -> None:
         for number, parameters in enumerate(orders, 1):
             typer.echo(f"[{number}/{len(orders)}] lifecycle of {parameters['workload']} as of {parameters['as_of']}")
             key = f"cli {parameters['workload']} {parameters['as_of']} {datetime.now(UTC):%Y%m%d%H%M%S%f}"
-            outcome = await PrefectDispatcher().run(f"lifecycle/{parameters['workload']}", parameters, key=key)
+            asked = requesting.wanted(**{"cause": "manual", **parameters, "as_of": instant(datetime.fromisoformat(parameters["as_of"]))})
+            request = requesting.request(State(settings.state_url), identity, asked, at=datetime.now(UTC))
+            sent = {**parameters, "request_id": request}
+            outcome = await PrefectDispatcher(settings).run(f"lifecycle/{parameters['workload']}", sent, key=key)
+            if outcome.state == SUSPENDED:
+                typer.echo(f"  it waits for a person, see `tradewind approve --list`; {outcome.url}")
+                continue
             if not outcome.succeeded:
                 raise Unavailable(
                     f"the lifecycle ended {outcome.state}: {outcome.message}", fix=f"see {outcome.url}; the same command goes on from there"
                 )
             typer.echo(f"  {_ended(settings, parameters)}; {outcome.url}")
 
-    with connected(running(settings)):
+    stack = running(settings)
+    settings = stack.settings
+    with connected(stack):
         asyncio.run(each())
 
 
@@ -137,10 +168,13 @@ def _ended(settings: Settings, parameters: dict[str, Any]) -> str:
         return f"{newest.state}{': ' + told if told else ''}"
 
 
-def _run_here(settings: Settings, parameters: dict[str, Any], sample: int | None) -> None:
+def _run_here(settings: Settings, parameters: dict[str, Any], sample: int | None, identity: Identity) -> None:
     """The loop in this process, in `local/<workload>` under the home folder; errors are raised as they are."""
     import logging
 
+    from pydantic import SecretStr
+
+    from flows.adapters import signing
     from flows.adapters.settings import Settings
     from flows.services import lifecycle
     from flows.services.local_run import LocalDispatcher
@@ -149,15 +183,20 @@ def _run_here(settings: Settings, parameters: dict[str, Any], sample: int | None
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     logging.getLogger("flows").setLevel(logging.INFO)
     workload = parameters["workload"]
-    own = Settings(home=settings.home / "local" / workload, deployments=settings.deployments, database_url=None, mlflow_url=None)
-    (own.home / "mlflow").mkdir(parents=True, exist_ok=True)
+    home = settings.home / "local" / workload
+    (home / "mlflow").mkdir(parents=True, exist_ok=True)
+    # what this process signs, only this home's own keys verify
+    key = signing.new_key()
+    signing.enroll(home / "anchors", signing.signer(key).public_key, at=datetime.now(UTC))
+    own = Settings(home=home, deployments=settings.deployments, database_url=None, mlflow_url=None, signing_key=SecretStr(key), token=None)
     State(own.state_url).migrate()
     order = lifecycle.LifecycleOrder(
         workload=workload,
         as_of=datetime.fromisoformat(parameters["as_of"]),
         cause="manual",
         owner="local",
-        principal="local",
+        principal=identity.name,
+        roles=identity.roles,
         retrain=True,
         urgent=True,
         steps=tuple(parameters["steps"]),

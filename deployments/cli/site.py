@@ -38,7 +38,7 @@ def uncordon(site: Site, reason: Reason = "", as_json: AsJson = False) -> None:
 
 @app.command("list")
 def list_(as_json: AsJson = False) -> None:
-    """Every site with its state, its runs, and its pools that cool down after a failed run."""
+    """Every site with its state, its runs, its pools that cool down after a failed run, and the proofs of security that it lost."""
     from datetime import UTC, datetime
 
     from flows.adapters.settings import Settings
@@ -55,7 +55,8 @@ def list_(as_json: AsJson = False) -> None:
     for view in views:
         since = f"since {instant(view.since)} by {view.by}" if view.since and view.state != "open" else ""
         cooling = ", ".join(f"{pool} cools down until {instant(until)}" for pool, until in view.cooling.items())
-        told = "; ".join(part for part in (since, view.reason if since else "", cooling) if part)
+        lost = ", ".join(f"not eligible: {check} {why}" for check, why in view.unproven.items())
+        told = "; ".join(part for part in (since, view.reason if since else "", cooling, lost) if part)
         typer.echo(f"{view.site:<{width}}  {view.state:<8}  {_count(len(view.runs), 'run'):>7}  {told}".rstrip())
 
 
@@ -64,17 +65,21 @@ def _change(site: str, wanted: SiteState, reason: str, as_json: bool) -> None:
 
     from flows.adapters.settings import Settings
     from flows.services import cordoning
+    from flows.services.declarations import Declarations
+    from flows.services.identity import permit, who
     from flows.store.database import State
 
-    settings = Settings()
+    settings, at = Settings(), datetime.now(UTC).replace(microsecond=0)
+    identity = who(settings)
+    permit(Declarations.load(settings), identity, "site", workload=site, at=at)
     before, view = cordoning.change(
         State(settings.state_url),
         settings,
         site,
         wanted,
         reason=reason,
-        principal=settings.principal,
-        at=datetime.now(UTC).replace(microsecond=0),
+        principal=identity.name,
+        at=at,
     )
     if as_json:
         typer.echo(json.dumps({"before": before or wanted, **view.to_json()}, indent=1, ensure_ascii=False))

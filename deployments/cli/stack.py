@@ -47,22 +47,36 @@ def down() -> None:
 
 def status(as_json: AsJson = False) -> None:
     """Show the stack's services and pools; exit 1 unless all are ready."""
+    from deployments.local.security import lost
     from deployments.local.status import status as look
     from flows.adapters.settings import Settings
 
-    found = look(Settings())
+    found, not_eligible = look(Settings()), lost(Settings())
     if as_json:
-        typer.echo(json.dumps(found.to_json(), indent=1))
+        typer.echo(json.dumps({**found.to_json(), "not_eligible": not_eligible}, indent=1))
     else:
         _print_status(found)
+        for site, checks in not_eligible.items():
+            typer.echo(f"not eligible: {site}: {', '.join(f'{check} {why}' for check, why in checks.items())}")
     if not found.ready:
         raise typer.Exit(1)
 
 
-def doctor(as_json: AsJson = False) -> None:
+def doctor(
+    security: Annotated[bool, typer.Option("--security", help="Prove each site's encryption, access and secrets instead.")] = False,
+    record: Annotated[bool, typer.Option("--record", help="With --security: let what was found count from now on.")] = False,
+    as_json: AsJson = False,
+) -> None:
     """Look for whatever could keep the stack from working, and say how to put it right; exit 1 if there is anything."""
-    from deployments.local.doctor import examine
     from flows.adapters.settings import Settings
+    from flows.core.errors import UserError
+
+    if security:
+        _doctor_security(record, as_json)
+        return
+    if record:
+        raise UserError("`--record` goes with `--security` only", field="--record", fix="add `--security`")
+    from deployments.local.doctor import examine
 
     findings = examine(Settings())
     if as_json:
@@ -70,6 +84,22 @@ def doctor(as_json: AsJson = False) -> None:
     else:
         _print_findings(findings)
     if not all(finding.ok for finding in findings):
+        raise typer.Exit(1)
+
+
+def _doctor_security(record: bool, as_json: bool) -> None:
+    from deployments.local import security
+    from flows.adapters.settings import Settings
+
+    settings = Settings()
+    owed, findings = security.demanded(settings), security.examine(settings)
+    recorded = security.record(settings, findings) if record else None
+    if as_json:
+        rows = [{**one.to_json(), "demanded": one.check in owed.get(one.site, {})} for one in findings]
+        typer.echo(json.dumps({"findings": rows, "recorded": recorded}, indent=1, ensure_ascii=False))
+    else:
+        typer.echo("\n".join(security.told(findings, owed)))
+    if security.missing(findings, owed):
         raise typer.Exit(1)
 
 

@@ -227,7 +227,7 @@ def _line_of(id_: str, text: str) -> int:
 def _unknown_placeholders(rule: Rule) -> list[Problem]:
     return [
         Problem(
-            f"`@{annotation}` of rule `{rule.id}` names `{{{name}}}`",
+            f"`@{annotation}` of rule `{rule.id}` names `{{{' '.join(name.split())}}}`",
             file=rule.file,
             line=rule.line,
             expected="one of " + ", ".join(f"`{{{known}}}`" for known in PLACEHOLDERS),

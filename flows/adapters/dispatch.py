@@ -25,6 +25,8 @@ WAITING = frozenset({"SCHEDULED", "PENDING"})
 """State types of a run that no worker has begun."""
 UNAVAILABLE = "Unavailable"
 """State name of a run that was given up, since its pool had no worker for too long; its type is CANCELLED."""
+PAUSED, SUSPENDED = "PAUSED", "Suspended"
+"""State type and name of a run whose process has ended and that goes on once it is resumed."""
 REFUSED = "Refused"
 """State name of a run that the worker's guard did not start; its type is FAILED."""
 
@@ -102,7 +104,13 @@ async def state(flow_run_id: str) -> FinalState:
 
 
 async def wait(
-    flow_run_id: str, *, poll_seconds: float = 1.0, timeout: float | None = None, pool: str | None = None, no_worker_seconds: float = 300.0
+    flow_run_id: str,
+    *,
+    poll_seconds: float = 1.0,
+    timeout: float | None = None,
+    pool: str | None = None,
+    no_worker_seconds: float = 300.0,
+    until_suspended: bool = False,
 ) -> FinalState:
     """Wait until the run is at its end; a server that does not answer for a while is asked again.
 
@@ -111,6 +119,7 @@ async def wait(
         timeout: seconds to wait at most; None waits for ever.
         pool: where the run waits for a worker: once the server has heard of none for that long, the run is cancelled and `Unavailable`.
         no_worker_seconds: how long a pool may be without a worker, counted from when it is first seen so.
+        until_suspended: come back too when the run is suspended.
 
     Raises:
         UserError: there is no such run.
@@ -125,7 +134,7 @@ async def wait(
         while True:
             try:
                 found = _state(await _read(client, flow_run_id))
-                if found.final:
+                if found.final or (until_suspended and found.type == PAUSED):
                     return found
                 last = found.name
                 if pool is None or found.type not in WAITING or await _has_worker(client, pool):
@@ -143,6 +152,24 @@ async def wait(
                 )
             await asyncio.sleep(pause if left is None else min(pause, left))
             pause = min(pause * 1.5, poll_seconds)
+
+
+async def resume(flow_run_id: str) -> bool:
+    """Let a suspended run go on where its worker is; False if it is not suspended, or not there any more.
+
+    Raises:
+        Unavailable: the server does not answer.
+    """
+    from prefect.client.schemas.responses import SetStateStatus
+
+    async with _client() as client:
+        try:
+            found = _state(await _read(client, flow_run_id))
+        except UserError:
+            return False
+        if found.type != PAUSED:
+            return False
+        return (await client.resume_flow_run(UUID(flow_run_id))).status == SetStateStatus.ACCEPT
 
 
 async def cancel(flow_run_id: str) -> None:

@@ -15,7 +15,7 @@ from flows.adapters.yaml_marks import Mark
 from flows.adapters.yaml_marks import Path as DataPath
 from flows.core.errors import Problem, UserError
 from flows.core.governance.blocs import Blocs
-from flows.core.placement.estate import ANY, Carbon, EgressPrice, Estate, Latency, Offer, Pool, Site
+from flows.core.placement.estate import ANY, Carbon, EgressPrice, Estate, Latency, Offer, Pool, Site, Speed
 
 OFFER_COLUMNS = ("site", "InstanceType")
 OFFER_OPTIONAL = (
@@ -46,6 +46,7 @@ KINDS: Mapping[str, Kind] = {
     "carbon": Kind(
         "carbon.csv", Carbon, ("grid_zone", "month", "hour_utc"), ("grid_zone", "month", "hour_utc", "g_per_kwh"), FACT, needed=False
     ),
+    "speeds": Kind("speeds.csv", Speed, ("hardware",), ("hardware", "relative", "source"), ("as_of",), needed=False),
 }
 
 
@@ -67,7 +68,8 @@ def load_estate(folder: Path) -> Estate:
     """The estate of the folder.
 
     `sites.yaml`, `pools.yaml` and `offers.csv` must be there; without `blocs.yaml` no bloc is known, without `egress.csv` no data can
-    move, without `latency.csv` no latency target can be met, without `carbon.csv` no carbon is known. In `carbon.csv`, `*` as month
+    move, without `latency.csv` no latency target can be met, without `carbon.csv` no carbon is known, without `speeds.csv` a declared
+    runtime holds on all hardware. In `carbon.csv`, `*` as month
     or hour stands for every one that no other row names.
 
     Raises:
@@ -180,7 +182,23 @@ def _broken_references(documents: Mapping[str, Declared]) -> list[Problem]:
                     problems.append(
                         documents[name].problem((index, field), f"`{value}` is no site", expected=expected, fix="declare it in sites.yaml")
                     )
-    return problems
+    return problems + _unknown_hardware(documents)
+
+
+def _unknown_hardware(documents: Mapping[str, Declared]) -> list[Problem]:
+    """Speeds of what no offer is or has: they would scale nothing, without a word."""
+    if not {"offers", "speeds"} <= set(documents):
+        return []
+    known = {row.get(column) for row in documents["offers"].data for column in ("InstanceType", "AcceleratorName")}
+    return [
+        documents["speeds"].problem(
+            (index, "hardware"),
+            f"`{row['hardware']}` is neither an offer nor an accelerator of one",
+            expected="a name of `InstanceType` or `AcceleratorName` in offers.csv",
+        )
+        for index, row in enumerate(documents["speeds"].data)
+        if row.get("hardware") is not None and row["hardware"] not in known
+    ]
 
 
 def matches(pool: Pool, offer: Offer) -> bool:

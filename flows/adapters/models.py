@@ -12,6 +12,7 @@ import functools
 import json
 import logging
 import os
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -141,7 +142,7 @@ class Models:
     @_answered
     def find(self, dataset: str) -> RegisteredVersion | None:
         """The version that stands for `<workload>-model@<version>`, or None."""
-        found = self._client.search_model_versions(f"name = '{self.name}' and tag.`{TAG}dataset` = '{_quotable(dataset)}'")
+        found = self._registered(dataset)
         return self._version(min(found, key=lambda each: int(each.version))) if found else None
 
     @_answered
@@ -188,6 +189,34 @@ class Models:
         """Tag a version, for those who look at MLflow's page: `note("3", promotion="refused")`."""
         for name, value in tags.items():
             self._client.set_model_version_tag(self.name, version, TAG + name, value)
+
+    @_answered
+    def artifacts(self, dataset: str) -> tuple[str, list[str]]:
+        """The site of a registered model's artifacts and their folders there, below the workload's own; ("", []) if it is not known."""
+        found = self._registered(dataset)
+        if not found:
+            return "", []
+        folders = [each.run_id for each in found if each.run_id]
+        folders += [f"models/{model}" for each in found if (model := _logged_model(each))]
+        return self._version(found[0]).site, folders
+
+    @_answered
+    def forget(self, dataset: str) -> None:
+        """Delete a registered version with its run and its logged model, whose files are gone; one that is not known changes nothing."""
+        from mlflow.exceptions import MlflowException
+
+        for each in self._registered(dataset):
+            for delete, id in ((self._client.delete_logged_model, _logged_model(each)), (self._client.delete_run, each.run_id)):
+                try:
+                    if id:
+                        delete(id)
+                except MlflowException as error:
+                    if error.error_code not in (_ABSENT, "INVALID_PARAMETER_VALUE"):  # an earlier call got this far
+                        raise
+            self._client.delete_model_version(self.name, each.version)
+
+    def _registered(self, dataset: str) -> list[ModelVersion]:
+        return list(self._client.search_model_versions(f"name = '{self.name}' and tag.`{TAG}dataset` = '{_quotable(dataset)}'"))
 
     def _experiment(self, site: str, artifacts: Path) -> str:
         from mlflow.exceptions import MlflowException
@@ -246,6 +275,12 @@ class Models:
         tags = {name.removeprefix(TAG): value for name, value in found.tags.items() if name.startswith(TAG)}
         link = f"{self.url}/#/models/{self.name}/versions/{found.version}" if self.url.startswith("http") else None
         return RegisteredVersion(str(found.version), tags.get("dataset", ""), tags.get("site", ""), found.run_id or "", tags, link)
+
+
+def _logged_model(version: ModelVersion) -> str | None:
+    """The id of the logged model behind a registered version: a store that is a database keeps it in the source's address alone."""
+    found = re.search(r"/models/(m-[^/]+)", version.source or "")
+    return version.model_id or (found[1] if found else None)
 
 
 def save_model(estimator: Any, folder: Path, features: pd.DataFrame, *, name: str, trained_as_of: str, with_example: bool) -> None:

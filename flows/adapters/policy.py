@@ -267,6 +267,7 @@ def request_of(question: Question, *, approved: bool = False, exceptions: Iterab
         "environment": question.environment,
         "image": question.image,
         "image_approved": approved,
+        "approved": question.approved,
         "exceptions": sorted(exceptions),
         "at": {"__extn": {"fn": "datetime", "arg": f"{question.at.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}"}},
         "to": {"__entity": _uid("Area", question.to)},

@@ -52,7 +52,8 @@ class PoolGiven(Model):
 class Given(Model):
     """Parts of a question; what is left out is taken from the defaults.
 
-    `image_approved` and `exceptions` say what the lists of images and of exceptions would: the table does not depend on today's lists.
+    `image_approved`, `exceptions` and `approved` say what the lists of images and of exceptions and the records of approvals would: the
+    table does not depend on today's.
     """
 
     roles: tuple[Role, ...] | None = None
@@ -61,6 +62,7 @@ class Given(Model):
     environment: Environment | None = None
     image: str | None = None
     image_approved: StrictBool = False
+    approved: StrictBool = False
     exceptions: Names = ()
     label: LabelGiven = Field(default_factory=LabelGiven)
     pool: PoolGiven = Field(default_factory=PoolGiven)
@@ -222,6 +224,7 @@ def question_of(defaults: Given, given: Given, at: datetime) -> Question:
         image=facts["image"],
         at=at,
         to=facts.get("to") or pool["country"],
+        approved=given.approved,
     )
 
 

@@ -31,8 +31,20 @@ class Settings(BaseSettings):
     cool_down_minutes: float = Field(
         default=30, ge=0, le=1440, description="how long nothing new starts on a pool that failed a run; 0: at once"
     )
+    checkpoint_rows: int = Field(default=100, ge=1, description="ledger rows that wait at most for a signed checkpoint")
+    checkpoint_seconds: float = Field(default=30, ge=0, description="how old the last checkpoint may be when a row waits and control looks")
+    retention_notice_hours: float = Field(
+        default=24, ge=0, description="how long a version past its retention must have been listed before the clock removes it; 0: at once"
+    )
     signing_key: SecretStr | None = Field(default=None, description="private key of the control plane, only in its own environment")
-    principal: str = Field(default="local", description="who asks, when no authenticated principal says so")
+    principal: str | None = Field(default=None, description="embedded profile without a token: who acts; left out: the system's user")
+    token: SecretStr | None = Field(default=None, description="OIDC token of who acts; never passed on to a run")
+    oidc_issuer: str | None = Field(default=None, description="the address of the issuer whose tokens count")
+    oidc_audience: str | None = Field(default=None, description="the audience that tokens must be meant for")
+    oidc_jwks_url: str | None = Field(default=None, description="where the issuer's keys are; left out: as its discovery document says")
+    lineage_url: str | None = Field(default=None, description="OpenLineage server; left out: events go to a file under home")
+    lineage_api_key: SecretStr | None = Field(default=None, description="bearer key of the OpenLineage server")
+    lineage_timeout_seconds: float = Field(default=2, gt=0, le=30, description="how long a step waits for the OpenLineage server, once")
 
     @cached_property
     def state_url(self) -> str:

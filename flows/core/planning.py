@@ -7,12 +7,15 @@ from typing import Literal
 
 from flows.core.canonical import instant
 
-Cause = Literal["manual", "schedule", "drift"]
+Cause = Literal["manual", "schedule", "drift", "erasure"]
 
 PLACED_STEPS = ("ingest", "materialize", "transfer", "train", "evaluate", "score", "watch")
 """Steps that run at a site and touch data: one deployment per (step, pool)."""
 
-CONTROL_STEPS = ("promote", "reconcile")
+SITE_STEPS = ("purge",)
+"""Steps that control sends to a site for governance, to look at or to remove data that rests there: no decision places them."""
+
+CONTROL_STEPS = ("promote", "reconcile", "govern")
 """Steps that run in control and see no data."""
 
 INPUTS: dict[str, tuple[str, ...]] = {
@@ -42,12 +45,12 @@ DATASET_OF_ROLE = {"champion": "model", "challenger": "model"}
 def steps_of(cause: Cause, *, has_champion: bool, has_features: bool, retrain: bool) -> tuple[str, ...]:
     """The steps of one lifecycle.
 
-    A drift run trains on the features that showed the drift, so it makes them only if they are missing; any other run takes in
-    new data, trains if there is no champion yet or a person asked for it, and then scores and watches.
+    A drift run trains on the features that showed the drift, an erasure's on those that are left, so it makes them only if they are
+    missing; any other run takes in new data, trains if there is no champion yet or a person asked for it, then scores and watches.
     """
     fresh = ("ingest", "materialize")
     learn = ("train", "evaluate", "promote")
-    if cause == "drift":
+    if cause in ("drift", "erasure"):
         return (() if has_features else fresh) + learn
     return fresh + (learn if retrain or not has_champion else ()) + ("score", "watch")
 

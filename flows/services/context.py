@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from flows.adapters.settings import Settings
 from flows.adapters.storage import DatasetVersion, SiteStorage
-from flows.core.errors import UserError
+from flows.core.canonical import content_hash
+from flows.core.errors import IntegrityError, UserError
 from flows.core.governance.labels import Label
 from flows.core.workload import Workload
 
@@ -68,6 +69,8 @@ class StepContext:
     decision_id: str | None
     inputs: Mapping[str, DatasetRef]
     label: Label
+    manifests: Mapping[str, str] | None = None
+    """sha256 of the files of each input, `dataset@version`, as control signed them; None: no ticket sent this step."""
 
     def dataset(self, kind: str) -> str:
         """The catalog name of one of the workload's datasets: raw, quarantine, features, model, predictions, reports."""
@@ -78,12 +81,20 @@ class StepContext:
 
         Raises:
             UserError: the step was given no such input, or it does not rest here.
-            IntegrityError: a file is missing or changed.
+            IntegrityError: a file is missing or changed, or the files are not those that control sent the step with.
         """
         ref = self.inputs.get(role)
         if ref is None:
             raise UserError(f"`{self.step}` of `{self.workload.name}` was given no `{role}`", fix="run the steps before it first")
+        if self.manifests is not None and self.manifests.get(str(ref)) != self.manifest(ref):
+            raise IntegrityError(
+                f"`{ref}` at `{self.site}` is not what control sent", fix="remove the version's folder and bring it there anew"
+            )
         return self.storage.open(ref.dataset, ref.version)
+
+    def manifest(self, ref: DatasetRef) -> str:
+        """sha256 of the map of a version's files to their checksums, as it rests here."""
+        return content_hash(dict(self.storage.describe(ref.dataset, ref.version).files))
 
     @property
     def log(self) -> logging.Logger:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from flows.core.errors import UserError
+from flows.services import proving
 from flows.services.declarations import Declarations
 from flows.store import ledger, principals, reservations, runs, sites
 from flows.store.columns import jsonable
@@ -41,7 +42,8 @@ class StillThere:
 class SiteView:
     """A site as it stands: its state, since when, why and by whom; the runs that are there; the intents that hold capacity for later.
 
-    `cooling` are its pools that failed a run, and until when nothing starts there.
+    `cooling` are its pools that failed a run, and until when nothing starts there. `unproven` are the proofs of security that it owes and
+    has lost, each with why: nothing is placed there until it has them.
     """
 
     site: str
@@ -52,6 +54,7 @@ class SiteView:
     runs: tuple[StillThere, ...]
     reserved: tuple[str, ...]
     cooling: dict[str, datetime]
+    unproven: dict[str, str] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """The view as a JSON value."""
@@ -91,10 +94,12 @@ def change(
 
 def overview(state: State, settings: Settings, *, at: datetime) -> list[SiteView]:
     """Every site where something may be placed, in order of name; and those that the estate no longer has but that were closed."""
-    estate = Declarations.load(settings).estate
+    declarations = Declarations.load(settings)
+    estate = declarations.estate
     with state.reading() as tx:
         names = {pool.site for pool in estate.pools if pool.offers} | set(sites.closed(tx))
-        return [_view(tx, estate, name, at) for name in sorted(names)]
+        lost = proving.unproven(tx, settings, declarations, at)
+        return [replace(_view(tx, estate, name, at), unproven=lost.get(name, {})) for name in sorted(names)]
 
 
 def _require_site(estate: Estate, site: str) -> None:

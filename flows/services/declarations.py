@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from flows.adapters.catalog import load_catalog
+from flows.adapters.catalogs.declared import load_bridges
 from flows.adapters.estate import load_estate
 from flows.adapters.policy import CedarPolicy
+from flows.adapters.roles import Roles, load_roles
+from flows.adapters.security.declared import load_security
 from flows.adapters.settings import CONTROL
 from flows.adapters.workload_declarations import WorkloadDeclaration, load_declarations
 from flows.core.errors import PolicyDenied, Problem, UserError
@@ -19,10 +22,14 @@ from flows.core.governance.labels import Catalog, Label, join
 from flows.core.placement import against_pool
 from flows.core.placement.asking import against, facts_on
 from flows.core.placement.model import Estate, Principal, Question, Reason, Request
+from flows.core.placement.policy import Action
 from flows.core.placement.scene import UNKNOWN
+from flows.services.importing_labels import catalog_with_imports
 
 if TYPE_CHECKING:
     from flows.adapters.settings import Settings
+    from flows.core.governance.bridge import BridgeDeclaration
+    from flows.core.governance.proofs import Security
 
 
 @dataclass(frozen=True)
@@ -34,13 +41,27 @@ class Declarations:
     policy: CedarPolicy
     catalog: Catalog
     workloads: dict[str, WorkloadDeclaration]
+    roles: Roles
+    bridges: tuple[BridgeDeclaration, ...] = ()
+    security: Security | None = None
 
     @classmethod
     def load(cls, settings: Settings) -> Declarations:
-        """The declarations of these settings.
+        """The declarations of these settings, with what the bridges to other catalogs last said beside the catalog's entries.
 
         Raises:
             UserError: a file is missing or wrong; carries every problem found.
+            Unavailable: a bridge is declared, and the state database does not answer.
+        """
+        found = cls.declared(settings)
+        return replace(found, catalog=catalog_with_imports(found.catalog, found.bridges, settings)) if found.bridges else found
+
+    @classmethod
+    def declared(cls, settings: Settings) -> Declarations:
+        """As `load`, of the files alone.
+
+        Raises:
+            UserError: as `load`.
         """
         folder = settings.deployments
         stamp = tuple(sorted((str(path), path.stat().st_mtime_ns) for path in folder.rglob("*") if path.suffix in _READ))
@@ -99,8 +120,38 @@ class Declarations:
         reasons = against_pool(request, self.estate, self.policy, self.catalog, pool, at)
         _refuse(f"`{request.step}` of `{request.workload}` may not run on `{pool}`", reasons)
 
-    def require_control(self, action: Literal["promote", "rollback"], workload: str, principal: Principal, *, at: datetime) -> None:
-        """Ask policy whether this principal may do it to the workload's model, in control.
+    def require_control(
+        self, action: Literal["promote", "rollback"], workload: str, principal: Principal, *, at: datetime, approved: bool = False
+    ) -> None:
+        """Ask policy whether this principal may do it to the workload's model, in control; `approved`: a person's approval holds.
+
+        Raises:
+            PolicyDenied: with every rule that forbids it, or that none permits it.
+        """
+        self.ask_control(
+            action,
+            principal,
+            workload=workload,
+            label=self.label([f"{workload}-model"], at=at),
+            environment=self.workload(workload).environment,
+            step="promote",
+            at=at,
+            approved=approved,
+        )
+
+    def ask_control(
+        self,
+        action: Action,
+        principal: Principal,
+        *,
+        workload: str,
+        label: Label,
+        environment: str,
+        step: str,
+        at: datetime,
+        approved: bool = False,
+    ) -> None:
+        """Ask policy whether this principal may do it in control, where records are and no data is.
 
         Raises:
             PolicyDenied: with every rule that forbids it, or that none permits it.
@@ -111,13 +162,14 @@ class Declarations:
             action=action,
             principal=principal,
             pool=facts_on(self.estate, site, pool, at.astimezone(UTC).date()),
-            label=self.label([f"{workload}-model"], at=at),
-            step="promote",
+            label=label,
+            step=step,
             workload=workload,
-            environment=self.workload(workload).environment,
+            environment=environment,
             image="",
             at=at,
             to=site.country or "",
+            approved=approved,
         )
         (answer,) = self.policy.ask([question])
         _refuse(f"`{principal.user}` may not {action} `{workload}`", against(question, answer))
@@ -138,10 +190,14 @@ _READ = (".yaml", ".csv", ".cedar", ".cedarschema")
 @lru_cache(maxsize=4)
 def _load(folder: Path, stamp: tuple[tuple[str, int], ...]) -> Declarations:
     estate = load_estate(folder / "estate")
+    catalog = load_catalog(folder / "catalog")
     return Declarations(
         folder=folder,
         estate=estate,
         policy=CedarPolicy.load(folder / "policies", estate.blocs),
-        catalog=load_catalog(folder / "catalog"),
+        catalog=catalog,
         workloads=load_declarations(folder / "workloads"),
+        roles=load_roles(folder),
+        bridges=load_bridges(folder, catalog),
+        security=load_security(folder, estate),
     )

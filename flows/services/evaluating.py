@@ -5,13 +5,13 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
-from flows.adapters.models import MODEL_FOLDER, load_model
+from flows.adapters.models import load_model
 from flows.core.canonical import instant
 from flows.core.promotion import judge, measure
 from flows.core.workload import LABEL
 from flows.services.context import StepContext, StepResult
 from flows.services.frames import between, guarded, read_features, require_classes, scores, split
-from flows.services.model_folders import train_end
+from flows.services.model_folders import signed_model, train_end
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -39,9 +39,9 @@ def evaluate(ctx: StepContext) -> StepResult:
         fresh = start < parts.end
         holdout = between(parts.holdout, start, parts.end) if fresh else parts.holdout
         require_classes(holdout, "holdout", ctx)
-        new = load_model(ctx.open("challenger") / MODEL_FOLDER)
+        new = load_model(signed_model(ctx, "challenger"))
         new_scores = scores(new, holdout, ctx)
-        old_scores = None if champion is None else scores(load_model(ctx.open("champion") / MODEL_FOLDER), holdout, ctx)
+        old_scores = None if champion is None else scores(load_model(signed_model(ctx, "champion")), holdout, ctx)
         numbers = measure(
             holdout[LABEL].to_numpy(),
             new_scores,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -17,12 +17,12 @@ from flows.adapters.settings import CONTROL, Settings
 from flows.core.canonical import instant
 from flows.core.errors import Infeasible, TradewindError
 from flows.core.planning import DATASET_OF_ROLE, INPUTS, Cause, intent_id, steps_of, window_of
-from flows.services import placing, promoting
+from flows.services import approving, placing, planning_jointly, promoting, proving, signed
 from flows.services.context import DatasetRef
 from flows.services.declarations import Declarations
 from flows.services.dispatching import Dispatcher, Outcome
 from flows.services.promotion_runs import newest_done
-from flows.store import outbox, replicas, reservations, runs, sites
+from flows.store import approvals, outbox, principals, replicas, reservations, runs, sites
 from flows.store.database import State
 
 if TYPE_CHECKING:
@@ -44,7 +44,8 @@ class LifecycleOrder:
     """What one lifecycle is asked for.
 
     `intent` is given by whoever opened it (a drift verdict, the reconciler); else it is derived. `steps` runs only these. `tag` sets
-    its intents apart from those of an earlier run of the same window and cause: to do again, on purpose, what is done.
+    its intents apart from those of an earlier run of the same window and cause: to do again, on purpose, what is done. `roles` are
+    those that `principal` was authenticated with; None: those that are declared for its name.
     """
 
     workload: str
@@ -57,6 +58,12 @@ class LifecycleOrder:
     urgent: bool = False
     steps: tuple[str, ...] = ()
     tag: str = ""
+    roles: tuple[str, ...] | None = None
+
+    @property
+    def payload(self) -> dict[str, Any]:
+        """What it is asked to do, as its intent keeps it."""
+        return {"as_of": instant(self.as_of), "retrain": self.retrain, "urgent": self.urgent, "steps": list(self.steps)}
 
     @property
     def window(self) -> str:
@@ -77,11 +84,15 @@ class LifecycleOrder:
 
 @dataclass
 class Report:
-    """What a lifecycle did: `state` is done, scheduled (a later slot; the reconciler goes on), refused, or taken (another run has it)."""
+    """What a lifecycle did: `state` is done, scheduled (a later slot; the reconciler goes on), refused, or taken (another run has it).
+
+    Or it is waiting: for a person, who must judge what `approval` holds, its `request` and its `page`; the reconciler goes on.
+    """
 
     state: str = "done"
     steps: dict[str, Any] = field(default_factory=dict)
     message: str = ""
+    approval: Mapping[str, str] | None = None
 
 
 async def run(order: LifecycleOrder, *, settings: Settings, dispatcher: Dispatcher, on_decision: OnDecision | None = None) -> Report:
@@ -101,11 +112,16 @@ async def run(order: LifecycleOrder, *, settings: Settings, dispatcher: Dispatch
         return Report(state="taken", message=f"`{own}` is {row.state if row else 'gone'}")
     driver = _Driver(order, settings, state, dispatcher, on_decision)
     try:
-        for step in driver.plan():
+        steps = driver.plan()
+        for step in steps:
             if step in NEEDS_CHAMPION and not driver.has_champion():
                 log.info("no champion yet: `%s` has nothing to do", step)
                 continue
+            await driver.look_ahead(steps)
             result = await driver.step(step)
+            if result is not None and (approval := result.get("approval")):
+                report.state, report.message, report.approval = "waiting", result["summary"], approval
+                break
             if result is None:
                 report.state, report.message = "scheduled", f"`{step}` starts at its slot"
                 break
@@ -120,6 +136,9 @@ async def run(order: LifecycleOrder, *, settings: Settings, dispatcher: Dispatch
                 outbox.fail(tx, own, str(error) or type(error).__name__, _now())
         raise
     with state.transaction() as tx:
+        if report.approval is not None:
+            promote = order.intent_of("promote")
+            driver.resume_at = approvals.hold(tx, promote, lifecycle=own, run=order.owner, at=_now()) or _now()
         if driver.resume_at is not None:
             outbox.postpone(tx, own, driver.resume_at, _now())
         else:
@@ -129,8 +148,9 @@ async def run(order: LifecycleOrder, *, settings: Settings, dispatcher: Dispatch
 
 def _take(state: State, own: str, order: LifecycleOrder) -> bool:
     now = _now()
-    payload = {"as_of": instant(order.as_of), "retrain": order.retrain, "urgent": order.urgent, "steps": list(order.steps)}
     with state.transaction() as tx:
+        by = {"principal": principals.id_for(tx, order.principal), "roles": sorted(order.roles or ())}
+        payload = order.payload if order.roles is None else {**order.payload, "by": by}
         row = outbox.ensure(tx, outbox.Intent(own, order.workload, "lifecycle", order.window, own.rsplit("/", 1)[-1], now, payload))
         if row.state == outbox.FAILED:
             outbox.reopen(tx, own)
@@ -145,6 +165,8 @@ class _Driver:
     dispatcher: Dispatcher
     on_decision: OnDecision | None
     resume_at: datetime | None = None
+    together: planning_jointly.Plan | None = None
+    looked: bool = False
 
     def plan(self) -> tuple[str, ...]:
         """The steps of this lifecycle, as things stand."""
@@ -154,6 +176,22 @@ class _Driver:
             features = replicas.latest(tx, f"{self.order.workload}-features", as_of=self.order.as_of)
         fresh = features is not None and features.facts.get("as_of") == instant(self.order.as_of)
         return steps_of(self.order.cause, has_champion=self.has_champion(), has_features=fresh, retrain=self.order.retrain)
+
+    async def look_ahead(self, steps: Sequence[str]) -> None:
+        """Plan what is due together; once, and again if a step went elsewhere than planned."""
+        if not self.looked:
+            due = self._due(steps)
+            self.together = await asyncio.to_thread(planning_jointly.plan_for, self.state, self.settings, due, at=_now())
+            self.looked = True
+
+    def _due(self, steps: Sequence[str]) -> planning_jointly.Due:
+        serves = self.has_champion() or "promote" in steps
+        intents = {step: self.order.intent_of(step) for step in planning_jointly.plannable(steps) if serves or step not in NEEDS_CHAMPION}
+        done = {step: result["site"] for step, own in intents.items() if (result := self._done(own)) is not None}
+        due = {step: own for step, own in intents.items() if step not in done}
+        inputs = {step: self._inputs(step) for step in due}
+        own = self.order.intent or self.order.intent_of("lifecycle")
+        return planning_jointly.Due(self.order.workload, own, self.order.principal, due, inputs, done, self.order.urgent, self.order.roles)
 
     def has_champion(self) -> bool:
         """Whether a model serves."""
@@ -165,6 +203,7 @@ class _Driver:
         own = self.order.intent_of(step)
         if (done := self._done(own)) is not None:
             log.info("`%s` is done already", own)
+            await self._sign(step, own, done)
             return done
         if step == "promote":
             parameters = {
@@ -178,6 +217,7 @@ class _Driver:
             return ended
         try:
             result = await self._placed(step, own, self._inputs(step))
+            await self._sign(step, own, result)
             if step == "train":
                 await self._bring_home(result)
         except _Later as later:
@@ -212,7 +252,9 @@ class _Driver:
 
     def _closed(self, site: str) -> bool:
         with self.state.reading() as tx:
-            return site in sites.closed(tx)
+            if site in sites.closed(tx):
+                return True
+            return site in proving.unproven(tx, self.settings, Declarations.load(self.settings), _now())
 
     def _parameters(self, own: str, decision: Mapping[str, Any], inputs: Mapping[str, DatasetRef]) -> dict[str, Any]:
         return {
@@ -254,11 +296,23 @@ class _Driver:
         destination: str | None = None,
         failed: placing.FailedPlace | None = None,
     ) -> dict[str, Any]:
+        planned = None if self.together is None or destination is not None else self.together.of(step)
         decision = await asyncio.to_thread(
             placing.place_step,
             self.state,
             self.settings,
-            placing.PlaceOrder(self.order.workload, step, own, inputs, self.order.principal, destination, self.order.urgent, failed),
+            placing.PlaceOrder(
+                self.order.workload,
+                step,
+                own,
+                inputs,
+                self.order.principal,
+                destination,
+                self.order.urgent,
+                failed,
+                planned,
+                self.order.roles,
+            ),
             at=_now(),
         )
         if self.on_decision is not None:
@@ -266,6 +320,9 @@ class _Driver:
         if decision["chosen"] is None:
             raise Infeasible(f"no place may run `{step}` of `{self.order.workload}`: {decision['summary']}")
         chosen = decision["chosen"]
+        if planned is not None and chosen["site"] != planned.site:
+            log.warning("`%s` leaves plan %s: nothing at `%s` may run it now", own, planned.plan[:12], planned.site)
+            self.looked = False
         log.info(
             "`%s` -> %s (%s, %s) at USD %s; %s",
             own,
@@ -288,6 +345,12 @@ class _Driver:
             return
         await self._placed("transfer", own, {"data": ref}, destination=site)
 
+    async def _sign(self, step: str, own: str, result: Mapping[str, Any]) -> None:
+        """A model is loaded nowhere unless control signed what its training recorded of it."""
+        if step == "train":
+            ref = DatasetRef.parse(result["outputs"][f"{self.order.workload}-model"])
+            await asyncio.to_thread(signed.model, self.state, self.settings, ref, own, at=_now())
+
     async def _bring_home(self, trained: Mapping[str, Any]) -> None:
         """Models rest at the workload's home, where they are judged, whichever place trained them."""
         ref = DatasetRef.parse(trained["outputs"][f"{self.order.workload}-model"])
@@ -300,17 +363,24 @@ class _Driver:
             TradewindError: it failed, and no try is left or none can help.
         """
         with self.state.transaction() as tx:
-            row = outbox.ensure(tx, outbox.Intent.of(self.order.workload, step, self.order.window, own.rsplit("/", 1)[-1], due_at=_now()))
+            cause, asked = own.rsplit("/", 1)[-1], {"requested_by": principals.id_for(tx, self.order.principal)}
+            row = outbox.ensure(tx, outbox.Intent.of(self.order.workload, step, self.order.window, cause, due_at=_now(), payload=asked))
             if row.state == outbox.FAILED:
                 # an earlier lifecycle gave up on it; this one was started all the same
                 outbox.reopen(tx, own)
             attempt = row.attempt
             outbox.claim(tx, own, owner=self.order.owner, at=_now(), stale_after=STALE_AFTER)
-        outcome = await self.dispatcher.run(deployment, parameters, key=f"{own}#{attempt}")
+            looks = approvals.looks(tx, own) if step == "promote" else None
+        # a promotion that waited runs again without having lost a try: the server must not take it for the run that waited
+        key = f"{own}#{attempt}" if looks is None else f"{own}#{attempt} {self.order.owner} {looks}"
+        outcome = await self.dispatcher.run(deployment, parameters, key=key)
         with self.state.transaction() as tx:
             ended = outbox.get(tx, own)
             if ended is not None and ended.state == outbox.DONE:
                 return dict(ended.result or {})
+            open_still = outcome.succeeded and step == "promote" and ended is not None and ended.state == outbox.OPEN
+            if open_still and (approval := approving.to_judge(tx, own, _now())) is not None:
+                return {"summary": f"`promote` waits for a person: request {approval['request']}", "approval": approval}
             self._record_failure(tx, own, step, deployment, outcome)
             ended = outbox.get(tx, own)
             if ended is None or ended.state != outbox.OPEN:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flows.adapters.features import FEATURE_REPO, FeatureStoreAtSite, ViewFreshness, ViewMaterialized
+from flows.adapters.raw_tables import schema_of
 from flows.core.canonical import instant
 from flows.core.errors import IntegrityError, Unavailable, UserError
 from flows.core.workload import EVENT_TIMESTAMP, LABEL, LABEL_AT, ROW_ID, Workload
@@ -60,6 +61,7 @@ def materialize(ctx: StepContext, *, repository: Path = FEATURE_REPO) -> StepRes
             "raw": str(ctx.inputs["raw"]),
             "feature_service": service,
             "feature_service_version": version,
+            "schema": {"features": schema_of(draft / FEATURES_FILE)},
         }
         published = ctx.storage.publish(ctx.dataset("features"), draft, facts)
         clock.lap("join")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
@@ -12,6 +12,7 @@ from flows.core.placement import Conditions, Decision, Request, documents, place
 from flows.core.placement.filters import taken_by
 from flows.core.placement.model import DatasetUse, Objective, OutputUse, Principal, Resources, Restrict, Runtime, RuntimeEstimate, Window
 from flows.core.planning import OUTPUTS
+from flows.services import declared_record, proving, signed
 from flows.services.declarations import Declarations
 from flows.store import costs, decisions, ledger, principals, replicas, reservations
 from flows.store import runtimes as run_times
@@ -21,12 +22,11 @@ if TYPE_CHECKING:
     from sqlalchemy.orm import Session
 
     from flows.adapters.settings import Settings
+    from flows.core.governance.proofs import Unproven
     from flows.services.context import DatasetRef
     from flows.store.database import State
 
 BYTES_PER_GB = Decimal(10) ** 9
-SYSTEM_ROLES = ("operator",)
-"""The role of runs that no authenticated person stands behind: schedules, drift alerts, the open-source UI."""
 URGENT_USD_PER_HOUR = Decimal(25)
 """What an hour of delay counts for an urgent run: more than any off-peak price saves."""
 HORIZON = timedelta(days=14)
@@ -45,8 +45,19 @@ class FailedPlace:
 
 
 @dataclass(frozen=True, slots=True)
+class Planned:
+    """The site that a joint plan has for a step: a preference, which narrows its request as long as some place there may run it."""
+
+    plan: str
+    site: str
+
+
+@dataclass(frozen=True, slots=True)
 class PlaceOrder:
-    """What wants a place. A transfer names its destination: its input goes there from a site where it rests."""
+    """What wants a place. A transfer names its destination: its input goes there from a site where it rests.
+
+    `roles` are those that `principal` was authenticated with; None: those that are declared for its name.
+    """
 
     workload: str
     step: str
@@ -56,6 +67,8 @@ class PlaceOrder:
     destination: str | None = None
     urgent: bool = False
     failed: FailedPlace | None = None
+    planned: Planned | None = None
+    roles: tuple[str, ...] | None = None
 
 
 def place_step(state: State, settings: Settings, order: PlaceOrder, *, at: datetime) -> dict[str, Any]:
@@ -72,31 +85,75 @@ def place_step(state: State, settings: Settings, order: PlaceOrder, *, at: datet
     with state.transaction() as tx:
         reservations.hold(tx)
         sites = {ref.dataset: replicas.sites(tx, ref.dataset, ref.version) for ref in order.inputs.values()}
-        request, estimates = _measured(tx, _request(tx, declarations, order, sites, at))
-        # what the intent itself holds, from a decision before this one, is not in its own way
-        held = [row for row in reservations.active(tx, at, at + HORIZON) if row.intent_id != order.intent_id]
-        conditions = Conditions.model_validate(
-            {
-                "replicas": sites,
-                "reservations": [reservations.to_conditions(row) for row in held],
-                "cordoned": tuple(site_states.closed(tx)),
-                "cooling": site_states.cooling(tx, at),
-                "runtimes": estimates,
-            }
-        )
-        decision, conditions = _decide(declarations, request, conditions, site_states.failed_for(tx, order.intent_id, at), at)
+        request, estimates = measured(tx, request_for(tx, declarations, order, sites, at))
+        conditions = conditions_of(tx, sites, (order.intent_id,), estimates, at, unproven=proving.unproven(tx, settings, declarations, at))
+        failed = site_states.failed_for(tx, order.intent_id, at)
+        request, decision, conditions, dropped = _decide_as_planned(declarations, request, conditions, failed, order, at)
         body = decision.to_json()
         inputs = documents(request, declarations.estate, declarations.catalog, conditions)
+        signed.decision(tx, settings, body, at=at)
         decisions.save(tx, body, {**inputs, "policies": declarations.policy.document}, at=at)
         if decision.chosen is not None:
             _reserve(tx, declarations, decision, request, order.intent_id)
             _expect(tx, decision, order, at)
         else:
             reservations.release(tx, order.intent_id)
-        ledger.append(tx, "decision", _told(body, order), principal=order.principal, at=at)
+        declared_record.policies_met(tx, declarations, principal=order.principal, at=at)
+        ledger.append(tx, "decision", {**_told(body, order), **_plan_told(order, dropped)}, principal=order.principal, at=at)
         if order.failed is not None:
             ledger.append(tx, "failover", _moved(body, order, order.failed), principal=order.principal, at=at)
     return body
+
+
+def conditions_of(
+    tx: Session,
+    replicas_of: Mapping[str, list[str]],
+    intents: Collection[str],
+    estimates: Sequence[RuntimeEstimate],
+    at: datetime,
+    *,
+    unproven: Unproven,
+) -> Conditions:
+    """The moment as the state has it. What the intents themselves hold, from a decision before this one, is not in their own way."""
+    held = [row for row in reservations.active(tx, at, at + HORIZON) if row.intent_id not in intents]
+    return Conditions.model_validate(
+        {
+            "replicas": replicas_of,
+            "reservations": [reservations.to_conditions(row) for row in held],
+            "cordoned": tuple(site_states.closed(tx)),
+            "cooling": site_states.cooling(tx, at),
+            "runtimes": estimates,
+            "unproven": unproven,
+        }
+    )
+
+
+def _decide_as_planned(
+    declarations: Declarations, request: Request, conditions: Conditions, failed: Sequence[str], order: PlaceOrder, at: datetime
+) -> tuple[Request, Decision, Conditions, str]:
+    """The request, narrowed to the planned site if it may run there, the decision, its conditions, and why the plan was dropped, if so."""
+    dropped = ""
+    if order.planned is not None:
+        own, wanted = request.restrict, order.planned.site
+        if failed or order.failed is not None:
+            dropped = f"a run failed on `{order.failed.pool if order.failed else failed[0]}`"
+        elif own.sites and wanted not in own.sites:
+            dropped = "restrict-sites"
+        else:
+            narrowed = request.model_copy(update={"restrict": own.model_copy(update={"sites": (wanted,)})})
+            decision, moment = _decide(declarations, narrowed, conditions, (), at)
+            if decision.chosen is not None:
+                return narrowed, decision, moment, ""
+            reasons = {reason.rule for row in decision.rejected if row.site == wanted for reason in row.reasons}
+            dropped = ", ".join(sorted(reasons)) or "no pool there"
+    return request, *_decide(declarations, request, conditions, failed, at), dropped
+
+
+def _plan_told(order: PlaceOrder, dropped: str) -> dict[str, Any]:
+    """What became of the plan, for the ledger."""
+    if order.planned is None:
+        return {}
+    return {"plan": order.planned.plan, "planned_site": order.planned.site, "plan_dropped": dropped or None}
 
 
 def _decide(
@@ -112,14 +169,19 @@ def _decide(
     return place(request, *known, conditions, at), conditions
 
 
-def _request(tx: Session, declarations: Declarations, order: PlaceOrder, sites: Mapping[str, list[str]], at: datetime) -> Request:
+def request_for(tx: Session, declarations: Declarations, order: PlaceOrder, sites: Mapping[str, list[str]], at: datetime) -> Request:
+    """The order as a request: what is declared for its step, and the data it reads by the size that is recorded.
+
+    Raises:
+        UserError: there is no such workload, or the catalog lacks one of its datasets.
+    """
     declared = declarations.workload(order.workload)
-    datasets = [DatasetUse(name=name, size_gb=size) for name, size in _sizes(tx, order.inputs).items()]
+    datasets = [DatasetUse(name=name, size_gb=size) for name, size in sizes_of(tx, order.inputs).items()]
     common: dict[str, Any] = {
         "workload": order.workload,
         "environment": declared.environment,
         "intent_id": order.intent_id,
-        "requested_by": Principal(user=principals.id_for(tx, order.principal), roles=SYSTEM_ROLES),
+        "requested_by": _requester(tx, declarations, order),
         "datasets": datasets,
     }
     if order.step == "transfer":
@@ -153,8 +215,13 @@ def _request(tx: Session, declarations: Declarations, order: PlaceOrder, sites: 
     )
 
 
-def _measured(tx: Session, request: Request) -> tuple[Request, tuple[RuntimeEstimate, ...]]:
-    """The request without its declared runtime and the estimates in its stead, once enough runs are recorded.
+def _requester(tx: Session, declarations: Declarations, order: PlaceOrder) -> Principal:
+    roles = declarations.roles.named(order.principal) if order.roles is None else order.roles
+    return Principal.model_validate({"user": principals.id_for(tx, order.principal), "roles": roles})
+
+
+def measured(tx: Session, request: Request) -> tuple[Request, tuple[RuntimeEstimate, ...]]:
+    """The request without its declared runtime, and the estimates in its stead, once enough runs are recorded.
 
     A transfer keeps its own: it takes as long as its bytes take.
     """
@@ -174,7 +241,7 @@ def _output(declarations: Declarations, dataset: str, keep_days: Decimal) -> Out
     return OutputUse(name=dataset, home=declarations.home_of(dataset), size_gb=entry.size_gb if entry else None, keep_days=keep_days)
 
 
-def _sizes(tx: Session, inputs: Mapping[str, DatasetRef]) -> dict[str, Decimal]:
+def sizes_of(tx: Session, inputs: Mapping[str, DatasetRef]) -> dict[str, Decimal]:
     """GB of each dataset that is read; two versions of one, champion and challenger, count together."""
     sizes: dict[str, Decimal] = {}
     for ref in set(inputs.values()):

@@ -9,8 +9,9 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from flows.adapters.settings import Settings
-from flows.services import promoting
-from flows.store import ledger, outbox
+from flows.core.canonical import instant
+from flows.services import checkpointing, importing_labels, lineage, promoting
+from flows.store import outbox
 from flows.store.database import State
 from flows.store.models import IntentRow
 
@@ -18,6 +19,9 @@ log = logging.getLogger("flows.reconcile")
 
 GRACE = timedelta(seconds=15)
 """How long the event's own automation has to start a due intent before the reconciler does."""
+
+HELD = ("lifecycle", "erase", "retention", "purge")
+"""Steps whose intents are held by the run that works on them; those of placed steps are freed by their lifecycle."""
 
 Start = Callable[[str, Mapping[str, Any], str], Awaitable[str]]
 """Starts `lifecycle/<workload>` with parameters under an idempotency key; returns the run's id."""
@@ -47,20 +51,22 @@ async def reconcile(settings: Settings, *, start: Start, is_over: IsOver) -> Rec
             log.warning("`%s` was held by run `%s`, which is over: free again", row.id, row.owner)
     with state.reading() as tx:
         due = outbox.due(tx, _now() - GRACE, step="lifecycle")
-        orders = [(row.workload, _parameters(row), f"{row.id}#{row.attempt}", row.id) for row in due]
+        orders = [(row.workload, _parameters(row), f"{row.id}#{row.attempt} {instant(row.due_at)}", row.id) for row in due]
     for workload, parameters, key, intent in orders:
         done.started[intent] = await start(f"lifecycle/{workload}", parameters, key)
         log.info("`%s` was due and nobody had started it: started", intent)
     # after the starts: a model registry that does not answer must not keep a retrain waiting
     done.mended = [outcome.summary for outcome in promoting.mend(state, settings, at=_now())]
-    newest = ledger.anchor(state, settings.anchors)
+    newest = checkpointing.checkpoint_if_due(state, settings, at=_now())
     done.anchored = newest[0] if newest else None
+    importing_labels.refresh(settings, at=_now())
+    lineage.send_kept(settings)
     return done
 
 
 def _running(state: State) -> list[IntentRow]:
     with state.reading() as tx:
-        rows = [row for row in outbox.recent(tx, state=outbox.RUNNING, limit=1000) if row.step == "lifecycle"]
+        rows = [row for row in outbox.recent(tx, state=outbox.RUNNING, limit=1000) if row.step in HELD]
         tx.expunge_all()
     return rows
 

@@ -53,6 +53,9 @@ def record(
         if "verdict" in result.numbers:
             kept["verdict_id"] = _verdict(tx, ctx, result.numbers["verdict"], finished)
             kept["retrain_intent"] = _retrain(tx, ctx, result.numbers["verdict"], finished) if ctx.step == "watch" else None
+        if "classification" in result.numbers:
+            judged = {**result.numbers["classification"], "intent": ctx.intent_id, "decision": ctx.decision_id, "site": ctx.site}
+            ledger.append(tx, "classification", {"passed": True, **judged}, principal="worker", at=finished)
         body = {key: kept[key] for key in ("outputs", "summary", "run_id", "pool", "site")}
         ledger.append(
             tx, f"step-{ctx.step}", {**body, "intent": ctx.intent_id, "decision": ctx.decision_id}, principal="worker", at=finished
@@ -120,15 +123,19 @@ def _verdict(tx: Session, ctx: StepContext, verdict: Mapping[str, Any], at: date
 
 def _retrain(tx: Session, ctx: StepContext, verdict: Mapping[str, Any], at: datetime) -> str | None:
     """Open the retrain's intent beside the verdict that asks for it, so that neither is ever there without the other."""
+    found = DriftVerdict.from_json(verdict)
     plan = plan_retrain(
         ctx.workload.name,
-        DriftVerdict.from_json(verdict),
+        found,
         as_of=ctx.as_of,
         last_retrain=_last_retrain(tx, ctx.workload.name),
         verdict_id=f"{ctx.intent_id}#drift",
     )
     if plan.intent is None:
         ctx.log.info("no retrain: %s", plan.reason)
+        if found.needs_retrain:
+            body = {"workload": ctx.workload.name, "verdict": f"{ctx.intent_id}#drift", "reason": plan.reason}
+            ledger.append(tx, "retrain-refusal", body, principal="worker", at=at)
         return None
     outbox.ensure(tx, outbox.Intent(**asdict(plan.intent), due_at=at))
     ledger.append(tx, "retrain-trigger", {"intent": plan.intent.id, "reason": plan.reason}, principal="worker", at=at)

@@ -13,11 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 from flows.adapters.settings import Settings, identity
 from flows.adapters.storage import SiteStorage
+from flows.core.canonical import instant
 from flows.core.errors import GuardRefused, PolicyDenied, Unavailable, UserError
+from flows.core.governance.proofs import unproven_for
 from flows.core.placement.filters import cordoned_for
 from flows.core.placement.model import Request
 from flows.core.planning import OUTPUTS
-from flows.services import recording
+from flows.services import lineage, proving, recording, ticketing
 from flows.services.context import DatasetRef, StepContext, StepResult
 from flows.services.declarations import Declarations
 from flows.store import decisions, ledger, outbox, runs, sites
@@ -52,15 +54,31 @@ class StepOrder:
     decision_id: str
     inputs: Mapping[str, DatasetRef]
     run_id: str
+    ticket: object = None
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """What was sent along, as control wrote it before it signed."""
+        return {
+            "workload": self.workload,
+            "as_of": instant(self.as_of),
+            "intent_id": self.intent_id,
+            "decision_id": self.decision_id,
+            "inputs": {role: str(ref) for role, ref in self.inputs.items()},
+        }
 
 
-def run_step(order: StepOrder, *, settings: Settings | None = None, workload: Workload | None = None) -> dict[str, Any]:
+def run_step(
+    order: StepOrder, *, settings: Settings | None = None, workload: Workload | None = None, ticketed: bool = True
+) -> dict[str, Any]:
     """Run the step at this process's own site and return what the intent records of it.
 
+    `ticketed` is False only where no dispatch was: the whole loop in one process.
+
     Raises:
-        GuardRefused: this is not the pool, step or data that the decision chose.
+        GuardRefused: control did not send this run, or this is not the pool, step or data that the decision chose.
         PolicyDenied: policy no longer allows the data at this site.
-        Unavailable: the site was cordoned since the decision; a run that had begun before and begins again goes on.
+        Unavailable: the site lost a proof of its security, or was cordoned, since the decision; a cordon lets a run that had begun go on.
         TradewindError: what the step itself found wrong.
     """
     settings = settings or Settings()
@@ -84,7 +102,18 @@ def run_step(order: StepOrder, *, settings: Settings | None = None, workload: Wo
         )
     with _recorded(state, order, pool):
         declarations = Declarations.load(settings)
-        decision, label = _admit(state, declarations, order, site, pool, resumed=resumed)
+        ticket = None
+        if ticketed:
+            ticket = ticketing.admit(
+                state,
+                settings,
+                order.ticket,
+                deployment=f"{order.step}/{pool}",
+                parameters=order.parameters,
+                run_id=order.run_id,
+                at=now(),
+            )
+        decision, label = _admit(state, settings, declarations, order, site, pool, resumed=resumed)
         context = StepContext(
             settings=settings,
             workload=workload or _workload(order.workload),
@@ -98,17 +127,20 @@ def run_step(order: StepOrder, *, settings: Settings | None = None, workload: Wo
             decision_id=order.decision_id,
             inputs=order.inputs,
             label=label,
+            manifests=ticket.manifests if ticket else None,
         )
-        result = _service(order.step)(context)
-        return recording.record(context, decision, result, run_id=order.run_id, started=started, finished=now())
+        with lineage.traced(context, decision, order.run_id) as trace:
+            result = trace.made(_service(order.step)(context))
+            return recording.record(context, decision, result, run_id=order.run_id, started=started, finished=now())
 
 
 def _admit(
-    state: State, declarations: Declarations, order: StepOrder, site: str, pool: str, *, resumed: bool
+    state: State, settings: Settings, declarations: Declarations, order: StepOrder, site: str, pool: str, *, resumed: bool
 ) -> tuple[Mapping[str, Any], Label]:
     """The decision that sent this run and the label of all it touches, after every wall was asked."""
     with state.reading() as tx:
         closed = {} if resumed else sites.closed(tx)
+        lost = proving.unproven(tx, settings, declarations, now())
         decision = decisions.get(tx, order.decision_id)
         request = decisions.document(tx, decision["inputs"]["request"]) if decision else None
     if decision is None or request is None:
@@ -130,6 +162,11 @@ def _admit(
         )
     wanted = Request.model_validate(request)
     declarations.require(wanted, pool, at=now())
+    for name, check, why in unproven_for(wanted, site, lost):
+        raise Unavailable(
+            f"site `{name}` has no proof of {check}, which {why}: nothing starts or comes to rest there",
+            fix="see `tradewind doctor --security`; once it is put right, `--record` counts it at once",
+        )
     for name in cordoned_for(wanted, site, closed):
         raise Unavailable(
             f"site `{name}` is {closed[name].state}: nothing new starts or comes to rest there",

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import time
 
-from flows.adapters.models import MODEL_FOLDER, load_model
+from flows.adapters.models import load_model
+from flows.adapters.raw_tables import schema_of
 from flows.core.canonical import instant
 from flows.core.promotion import DIGITS
 from flows.core.workload import EVENT_TIMESTAMP, ROW_ID
 from flows.services.context import StepContext, StepResult
 from flows.services.frames import guarded, newest, read_features, scores
+from flows.services.model_folders import signed_model
 
 PREDICTIONS_FILE = "predictions.parquet"
 
@@ -28,7 +30,7 @@ def score(ctx: StepContext) -> StepResult:
     started = time.monotonic()
     start = ctx.as_of - ctx.workload.windows.score
     with guarded(ctx):
-        model = load_model(ctx.open("champion") / MODEL_FOLDER)
+        model = load_model(signed_model(ctx, "champion"))
         champion = ctx.inputs["champion"]
         rows = newest(read_features(ctx), ctx.workload.windows.score, ctx.as_of)
         base = {"model_version": champion.version, "model": str(champion), "window_start": instant(start), "window_end": instant(ctx.as_of)}
@@ -38,7 +40,8 @@ def score(ctx: StepContext) -> StepResult:
         frame = rows[[ROW_ID, EVENT_TIMESTAMP]].assign(score=found, model_version=champion.version)
         with ctx.storage.draft(ctx.dataset("predictions")) as draft:
             write_parquet(to_arrow(frame), draft / PREDICTIONS_FILE)
-            facts = {**base, "as_of": instant(ctx.as_of), "rows": len(frame), "features": str(ctx.inputs["features"])}
+            schema = {"predictions": schema_of(draft / PREDICTIONS_FILE)}
+            facts = {**base, "as_of": instant(ctx.as_of), "rows": len(frame), "features": str(ctx.inputs["features"]), "schema": schema}
             published = ctx.storage.publish(ctx.dataset("predictions"), draft, facts)
     numbers = {
         **base,

@@ -6,14 +6,14 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from flows.adapters.drift_report import MIN_ROWS, DriftReport, drift_report
-from flows.adapters.models import MODEL_FOLDER, load_model
+from flows.adapters.models import load_model
 from flows.core.canonical import canonical_json, instant
 from flows.core.drift import DriftNumbers, DriftVerdict, judge_drift, population_stability_index
 from flows.core.promotion import DIGITS, auc
 from flows.core.workload import LABEL, ROW_ID
 from flows.services.context import StepContext, StepResult
 from flows.services.frames import INTERNAL, between, guarded, newest, read_features, read_parquet, scores
-from flows.services.model_folders import train_end, training_of
+from flows.services.model_folders import signed_model, train_end, training_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -62,7 +62,7 @@ def _scores(ctx: StepContext, current: pd.DataFrame) -> Any:
         given = current[ROW_ID].map(mine.drop_duplicates(ROW_ID).set_index(ROW_ID)[SCORE]).to_numpy(dtype=np.float64, copy=True)
     missing = np.isnan(given)
     if missing.any():
-        given[missing] = scores(load_model(ctx.open("champion") / MODEL_FOLDER), current[missing], ctx)
+        given[missing] = scores(load_model(signed_model(ctx, "champion")), current[missing], ctx)
     return given
 
 

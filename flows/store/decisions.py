@@ -7,13 +7,13 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from flows.core.canonical import sha256_hex
 from flows.core.errors import IntegrityError, UserError
 from flows.store.columns import canonical_text, jsonable
-from flows.store.database import insert_new
+from flows.store.database import insert_new, serialize
 from flows.store.models import DecisionInputRow, DecisionRow, DocumentRow
 
 
@@ -33,6 +33,7 @@ def save(tx: Session, decision: Mapping[str, Any], inputs: Mapping[str, Any], *,
     request = _mapping(jsonable(inputs.get("request")))
     chosen = _mapping(body.get("chosen"))
     id = body["decision_id"]
+    serialize(tx, "decisions")
     new = insert_new(
         tx,
         DecisionRow,
@@ -48,6 +49,7 @@ def save(tx: Session, decision: Mapping[str, Any], inputs: Mapping[str, Any], *,
             "usd_total": _mapping(chosen.get("usd")).get("total"),
             "summary": body.get("summary") or "",
             "body": body,
+            "number": (tx.scalar(select(func.max(DecisionRow.number))) or 0) + 1,
         },
     )
     if not new and get(tx, id) != json.loads(canonical_text(body)):
@@ -108,8 +110,8 @@ def inputs(tx: Session, decision_id: str) -> dict[str, Any]:
 
 
 def recent(tx: Session, *, workload: str | None = None, since: datetime | None = None, limit: int = 50) -> list[DecisionRow]:
-    """The newest decisions first; `since` counts from when they were stored."""
-    query = select(DecisionRow).order_by(DecisionRow.at.desc(), DecisionRow.decided_at.desc(), DecisionRow.id)
+    """The newest decisions first, of one second the last stored; `since` counts from when they were stored."""
+    query = select(DecisionRow).order_by(DecisionRow.at.desc(), DecisionRow.number.desc())
     if workload is not None:
         query = query.where(DecisionRow.workload == workload)
     if since is not None:
@@ -119,7 +121,7 @@ def recent(tx: Session, *, workload: str | None = None, since: datetime | None =
 
 def between(tx: Session, since: datetime | None, until: datetime | None = None) -> list[str]:
     """The ids of all decisions stored in [since, until), the oldest first."""
-    query = select(DecisionRow.id).order_by(DecisionRow.at, DecisionRow.decided_at, DecisionRow.id)
+    query = select(DecisionRow.id).order_by(DecisionRow.at, DecisionRow.number)
     if since is not None:
         query = query.where(DecisionRow.at >= since)
     if until is not None:

@@ -35,10 +35,14 @@ class DocumentRow(Base):
 
 
 class DecisionRow(Base):
-    """One placement decision; ``decided_at`` is its own clock, ``at`` the instant it was stored."""
+    """One placement decision; ``decided_at`` is its own clock, ``at`` the instant it was stored, ``number`` its place among all stored."""
 
     __tablename__ = "decisions"
-    __table_args__ = (Index("decisions_by_workload", "workload", "at"), Index("decisions_by_intent", "intent_id"))
+    __table_args__ = (
+        Index("decisions_by_workload", "workload", "at"),
+        Index("decisions_by_intent", "intent_id"),
+        Index("decisions_by_number", "number", unique=True),
+    )
     id: Mapped[str] = mapped_column(String(64), primary_key=True)
     at: Mapped[datetime]
     decided_at: Mapped[datetime]
@@ -50,6 +54,7 @@ class DecisionRow(Base):
     usd_total: Mapped[Decimal | None]
     summary: Mapped[str] = mapped_column(Text)
     body: Mapped[Any] = mapped_column(CanonicalJson)
+    number: Mapped[int | None] = mapped_column(BigKey)
 
 
 class DecisionInputRow(Base):

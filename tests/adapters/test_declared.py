@@ -140,7 +140,7 @@ entries:
 def test_a_message_reads_as_one_sentence(tmp_path: Path) -> None:
     """File, line, field, what, expected, fix: in this order, in the user's words."""
     path = written(tmp_path, "as_of: 2026-01-05T06:00:00Z\nentries: [{name: a, home: b, size_gb: 1, kind: tabel}]\n")
-    expected = "`dataset`, `features`, `model`, `predictions`, `report`"
+    expected = "`dataset`, `quarantine`, `features`, `model`, `predictions`, `report`"
     assert str(problems(path)[0]).startswith(f"{path}:2: `entries[0].kind`: `tabel` is not allowed; expected one of {expected}")
 
 

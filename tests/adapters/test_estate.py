@@ -32,6 +32,20 @@ def test_three_files_are_an_estate(folder: Path) -> None:
     assert not estate.blocs.contains(["EU"], "DE")
 
 
+def test_speeds_name_offers_or_accelerators_and_their_source(folder: Path) -> None:
+    """A name that no offer has would scale nothing: it is refused with its line, and so is a figure from nowhere."""
+    speeds = folder / "speeds.csv"
+    speeds.write_text("hardware,relative,source\nm1,0.5,a benchmark\n")
+    estate = load_estate(folder)
+    assert estate.speed_of(estate.offers[0]) == estate.speeds[0]
+    speeds.write_text("hardware,relative,source\nm1,0.5,\nm9,2,a benchmark\nm1,0,a benchmark\n")
+    with pytest.raises(UserError) as caught:
+        load_estate(folder)
+    told = str(caught.value)
+    assert "speeds.csv:3" in told and "`m9` is neither an offer nor an accelerator" in told
+    assert "speeds.csv:2" in told and "source" in told and "speeds.csv:4" in told
+
+
 def test_norway_is_a_country_and_ten_at_night_a_time(folder: Path) -> None:
     """The values that plain YAML readers turn into false and 1320."""
     estate = load_estate(folder)

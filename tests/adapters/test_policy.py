@@ -182,6 +182,7 @@ def test_a_renamed_file_is_another_policy(rules: Path) -> None:
         ("unless {", "unles {", "not Cedar"),
         ('@id("residency-serve")', '@id("residency")', "twice"),
         ("{resource.country}", "{resource.contry}", "names `{resource.contry}`"),
+        ("{resource.country}", "{\nresource.country}", "names `{resource.country}`"),
     ],
 )
 def test_a_broken_rule_never_loads(rules: Path, old: str, new: str, told: str) -> None:

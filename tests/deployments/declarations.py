@@ -17,7 +17,8 @@ POOLS = (
 DAILY = ScheduleSpec("daily", "Europe/Berlin", cron="0 6 * * *", parameters={"cause": "schedule"})
 NAFLD = WorkloadSpec("nafld", "Fatty liver disease", (DAILY,))
 RECONCILE = ScheduleSpec("reconcile", "UTC", interval=timedelta(seconds=60), active=True)
-ESTATE = Declared(POOLS, (NAFLD,), RECONCILE)
+GOVERN = ScheduleSpec("govern", "UTC", interval=timedelta(days=1), active=True)
+ESTATE = Declared(POOLS, (NAFLD,), RECONCILE, GOVERN)
 
 
 def flows(package: str = "flows") -> dict[str, FlowSpec]:

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from deployments.apply.desired import DRIFT_EVENT, desired
 from deployments.apply.model import Resource
-from flows.core.planning import PLACED_STEPS
+from flows.core.planning import PLACED_STEPS, SITE_STEPS
 from tests.deployments.declarations import DAILY, ESTATE, NAFLD, flows
 
 
@@ -17,13 +17,13 @@ def resources(kind: str) -> dict[str, Resource]:
 def test_each_placed_step_has_one_deployment_per_data_pool() -> None:
     """`run_deployment` takes no pool, so a pool is chosen by the deployment's name."""
     found = {name for name, one in resources("deployment").items() if one.fields["pool"] != "control"}
-    assert found == {f"{step}/{pool}" for step in PLACED_STEPS for pool in ("onprem-fra-k8s", "aws-eu-central-1-ecs")}
+    assert found == {f"{step}/{pool}" for step in (*PLACED_STEPS, *SITE_STEPS) for pool in ("onprem-fra-k8s", "aws-eu-central-1-ecs")}
 
 
 def test_no_placed_step_runs_in_control() -> None:
     """Control sees no data."""
     found = {name for name, one in resources("deployment").items() if one.fields["pool"] == "control"}
-    assert found == {"promote/control", "reconcile/control", "lifecycle/nafld"}
+    assert found == {"promote/control", "reconcile/control", "govern/control", "lifecycle/nafld"}
 
 
 def test_a_deployment_runs_its_flow_by_module_path() -> None:
@@ -51,6 +51,13 @@ def test_the_reconciler_has_an_interval() -> None:
     reconcile = resources("deployment")["reconcile/control"]
     assert reconcile.fields["schedules"]["reconcile"]["interval_seconds"] == 60
     assert reconcile.initial == {"active": {"reconcile": True}}
+
+
+def test_the_duties_of_governance_have_an_interval() -> None:
+    """Reviews come round by the clock, once a day."""
+    govern = resources("deployment")["govern/control"]
+    assert govern.fields["schedules"]["govern"]["interval_seconds"] == 86400
+    assert govern.initial == {"active": {"govern": True}}
 
 
 def test_drift_of_a_workload_starts_its_lifecycle() -> None:

@@ -25,6 +25,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     # a reconciler that wakes by itself would start work behind a test's back
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TRADEWIND_RECONCILE_ACTIVE", "false")
+        patch.setenv("TRADEWIND_GOVERN_ACTIVE", "false")
         with running_stack(Settings(home=home), lines.append, fixed=dict.fromkeys(USUAL_PORTS, 0), what="the integration tests") as found:
             yield found
 

@@ -88,7 +88,7 @@ def row(url: str, name: str) -> dict[str, Any]:
     return found
 
 
-QUIET = replace(ESTATE, reconcile=replace(ESTATE.reconcile, active=False))
+QUIET = replace(ESTATE, reconcile=replace(ESTATE.reconcile, active=False), govern=replace(ESTATE.govern, active=False))
 """The small estate without the runs of an active schedule."""
 
 
@@ -278,6 +278,7 @@ def test_the_command_applies_the_real_declarations(url: str, tmp_path: Path, mon
     monkeypatch.setenv("PREFECT_API_URL", url)
     monkeypatch.setenv("TRADEWIND_HOME", str(tmp_path))
     monkeypatch.setenv("TRADEWIND_RECONCILE_ACTIVE", "false")
+    monkeypatch.setenv("TRADEWIND_GOVERN_ACTIVE", "false")
     app = typer.Typer()
     app.command()(command)
     runner = CliRunner()

@@ -87,7 +87,7 @@ def played(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Played]:
 
 def test_the_report_has_what_it_promises(played: Played) -> None:
     """The keys that a program may read, each filled."""
-    expected = {"workloads", "runs", "decisions", "retrains", "transfers", "costs", "links", "seconds"}
+    expected = {"workloads", "runs", "decisions", "retrains", "transfers", "costs", "links", "seconds", "approvals"}
     assert set(played.report) == expected
     assert all(played.report[key] for key in expected)
     assert set(played.report["runs"][0]) == {"id", "workload", "step", "pool", "site", "pid", "state", "seconds"}
@@ -112,6 +112,16 @@ def test_one_retrain_wins_and_one_is_refused(played: Played) -> None:
     assert found["promoted"]["metrics"]["challenger_auc"] > found["promoted"]["metrics"]["champion_auc"]
     assert found["refused"]["metrics"]["challenger_auc"] < found["refused"]["metrics"]["champion_auc"]
     assert found["refused"]["reasons"]
+
+
+def test_the_restricted_model_was_approved_by_somebody_else(played: Played) -> None:
+    """The clinic's promotion waited; the demo says that it played the approver; the ledger has the request, the judgement and its use."""
+    (found,) = played.report["approvals"]
+    assert (found["workload"], found["standing"], found["approver"]) == ("nafld", "approved", "demo-approver")
+    assert f"tradewind approve {found['request']}" in played.output and "the demo plays that person" in played.output
+    with recorded(played.home) as tx:
+        kinds = [row.kind for row in ledger.rows(tx) if row.body.get("request") == found["request"]]
+    assert kinds == ["approval-request", "approval", "approval-use"]
 
 
 def test_a_full_pool_changed_the_place(played: Played) -> None:

@@ -148,6 +148,45 @@ def test_a_declared_pool_takes_no_job_variables_at_all(stack: Stack) -> None:
     assert asyncio.run(scenario())
 
 
+def test_only_what_control_sent_runs_where_data_is(stack: Stack) -> None:
+    """A person's `tradewind run` ingests under that person; copies of its dispatch, as they are or edited, are refused and ledgered."""
+    from prefect.client.orchestration import get_client
+
+    from flows.services.identity import who
+    from flows.store import decisions, ledger, principals, runs
+    from flows.store.database import State
+
+    words = ["run", "flight_delay", "--as-of", "2013-02-01", "--step", "ingest", "--urgent"]
+    done = subprocess.run(
+        [sys.executable, "-m", "deployments.cli.main", *words], cwd=PROJECT_ROOT, capture_output=True, text=True, timeout=200, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    with State(stack.settings.state_url).reading() as tx:
+        (ran,) = [run for run in runs.recent(tx) if run.step == "ingest" and run.workload == "flight_delay"]
+        assert ran.decision_id is not None
+        decided = decisions.get(tx, ran.decision_id)
+        assert decided is not None
+        asker = decisions.document(tx, decided["inputs"]["request"])["requested_by"]
+        assert principals.name_of(tx, asker["user"]) == who(stack.settings).name
+        assert ledger.rows(tx, kind="dispatch")[-1].body["intent"] == ran.intent_id
+        tx.expunge_all()
+    before = len(refusals(stack))
+
+    async def scenario() -> list[dispatch.FinalState]:
+        async with get_client() as client:
+            original = dict((await client.read_flow_run(ran.id)).parameters)
+        deployment = f"ingest/{ran.pool}"
+        copies = [original, {**original, "as_of": "2013-03-01T00:00:00Z"}, {**original, "ticket": None}]
+        return [await dispatch.wait(await start(deployment, copy), timeout=90, poll_seconds=0.3) for copy in copies]
+
+    replayed, edited, unsent = asyncio.run(scenario())
+    assert (replayed.refused, edited.refused, unsent.refused) == (True, True, True)
+    assert "the ticket is that of another run" in replayed.message
+    assert "not the ones that control signed" in edited.message
+    assert "has no ticket" in unsent.message
+    assert [body["pool"] for body in refusals(stack)[before:]] == [ran.pool] * 3
+
+
 def test_dispatch_starts_children_that_end(stack: Stack, run: Run) -> None:
     """A flow on one pool starts runs on another and learns their end."""
     asyncio.run(deploy("noop", "aws-us-east-1-ecs"))
@@ -337,3 +376,14 @@ def test_the_commands_speak_for_people_and_programs(stack: Stack) -> None:
     assert table.exit_code == 0 and "onprem-fra-k8s" in table.output
     body = json.loads(CliRunner().invoke(app, ["status", "--json"]).output)
     assert body["ready"] and {service["name"] for service in body["services"]} == set(SERVICES)
+
+
+def test_a_secret_is_kept_until_it_is_forgotten(stack: Stack) -> None:
+    """What an erasure's sites fetch by name, from a thread of their own; one that is gone is None, and goes once."""
+    from flows import subject_secrets
+
+    subject_secrets.keep("erasure-test", "who")
+    assert asyncio.run(asyncio.to_thread(subject_secrets.fetch, "erasure-test")) == "who"
+    for _ in range(2):
+        subject_secrets.forget("erasure-test")
+        assert subject_secrets.fetch("erasure-test") is None

@@ -22,6 +22,7 @@ from flows.core.workload import DriftThresholds, ModelSpec, PromotionGate, Windo
 from flows.services.context import DatasetRef, StepContext
 from flows.store.database import State
 from flows.workloads.estimators import boosted_trees
+from tests.tickets import keyed, sign_model
 
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # before scikit-learn is loaded: see flows.services.frames
 
@@ -110,6 +111,8 @@ class World:
         with self.storage.draft(f"shops-{kind}") as draft:
             write_parquet(to_arrow(frame), draft / name)
             made = self.storage.publish(f"shops-{kind}", draft, facts)
+        if kind == "model":
+            sign_model(self.settings, DatasetRef(made.dataset, made.version), dict(made.files))
         return DatasetRef(made.dataset, made.version)
 
     def context(
@@ -174,7 +177,7 @@ def a_world(home: Path, mlflow: Path) -> World:
     database = home / "mlflow" / "mlflow.db"
     database.parent.mkdir(parents=True)
     database.write_bytes(mlflow.read_bytes())
-    settings = Settings(home=home, database_url=None, mlflow_url=None)
+    settings = keyed(Settings(home=home, database_url=None, mlflow_url=None))
     state = State(settings.state_url)
     state.migrate()
     return World(settings, SiteStorage(SITE, settings.site_folder(SITE)), state, SmallWorkload())

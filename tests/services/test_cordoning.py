@@ -21,6 +21,7 @@ from flows.services.running import StepOrder, run_step
 from flows.store import decisions, ledger, outbox, replicas, runs, sites
 from flows.store.database import State
 from tests.services.tiny import TinyDispatcher, tiny_steps
+from tests.tickets import keyed, sent
 
 AS_OF = datetime(2013, 7, 1, tzinfo=UTC)
 HOME = "gcp-us-central1"
@@ -29,8 +30,7 @@ INTENT = "nafld/ingest/2013-07-01/manual"
 
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:
-    found = Settings(home=tmp_path / "home")
-    found.home.mkdir()
+    found = keyed(Settings(home=tmp_path / "home"))
     State(found.state_url).migrate()
     return found
 
@@ -46,7 +46,7 @@ def change(settings: Settings, site: str, wanted: sites.SiteState, reason: str =
 
 
 def run(settings: Settings, dispatcher: TinyDispatcher, *, owner: str = "run-1", **wanted: Any) -> Report:
-    order = LifecycleOrder("flight_delay", AS_OF, "manual", owner, "ada", **wanted)
+    order = LifecycleOrder("flight_delay", AS_OF, "manual", owner, "scheduler", **wanted)
     return asyncio.run(lifecycle.run(order, settings=settings, dispatcher=dispatcher))
 
 
@@ -88,10 +88,10 @@ def test_data_leaves_a_closed_site_and_none_arrives(settings: Settings) -> None:
         for site in ("onprem-fra", "aws-eu-central-1"):
             replicas.add(tx, dataset="nafld-features", version=site, site=site, **where)
     leaves = {"data": lifecycle.DatasetRef("nafld-features", "onprem-fra")}
-    order = placing.PlaceOrder("nafld", "transfer", "nafld/transfer/2013-07-01/out", leaves, "ada", "aws-eu-central-1")
+    order = placing.PlaceOrder("nafld", "transfer", "nafld/transfer/2013-07-01/out", leaves, "scheduler", "aws-eu-central-1")
     assert placing.place_step(state, settings, order, at=datetime.now(UTC))["chosen"]["site"] == "onprem-fra"
     arrives = {"data": lifecycle.DatasetRef("nafld-features", "aws-eu-central-1")}
-    order = placing.PlaceOrder("nafld", "transfer", "nafld/transfer/2013-07-01/in", arrives, "ada", "onprem-fra")
+    order = placing.PlaceOrder("nafld", "transfer", "nafld/transfer/2013-07-01/in", arrives, "scheduler", "onprem-fra")
     refused = placing.place_step(state, settings, order, at=datetime.now(UTC))
     assert refused["chosen"] is None and "cordoned" in refused["summary"]
 
@@ -131,7 +131,7 @@ def test_a_step_that_was_sent_before_the_cordon_goes_elsewhere(settings: Setting
 def order(settings: Settings) -> StepOrder:
     """A step that was placed at `onprem-fra` and not begun, before the site was closed."""
     state = State(settings.state_url)
-    decision = placing.place_step(state, settings, placing.PlaceOrder("nafld", "ingest", INTENT, {}, "ada"), at=datetime.now(UTC))
+    decision = placing.place_step(state, settings, placing.PlaceOrder("nafld", "ingest", INTENT, {}, "scheduler"), at=datetime.now(UTC))
     with state.transaction() as tx:
         outbox.ensure(tx, outbox.Intent.of("nafld", "ingest", "2013-07-01", "manual", due_at=AS_OF))
         outbox.claim(tx, INTENT, owner="run", at=datetime.now(UTC), stale_after=timedelta(days=1))
@@ -149,7 +149,7 @@ def test_a_worker_begins_nothing_at_a_closed_site(settings: Settings, order: Ste
     """Whatever was decided before: the intent is open again, one try the poorer, and the message says what to do."""
     change(settings, "onprem-fra", "cordoned")
     with acting_as("onprem-fra", "onprem-fra-k8s"), pytest.raises(Unavailable, match="`onprem-fra` is cordoned"):
-        run_step(order, settings=settings)
+        run_step(sent(settings, order, "onprem-fra-k8s"), settings=settings)
     with State(settings.state_url).reading() as tx:
         row = outbox.get(tx, INTENT)
         assert row is not None and (row.state, row.attempt) == ("open", 1)
@@ -160,7 +160,7 @@ def test_a_run_that_had_begun_is_resumed_at_a_closed_site(settings: Settings, or
     begin(settings, order, datetime.now(UTC))
     change(settings, "onprem-fra", "draining")
     with acting_as("onprem-fra", "onprem-fra-k8s"):
-        assert run_step(order, settings=settings)["site"] == "onprem-fra"
+        assert run_step(sent(settings, order, "onprem-fra-k8s"), settings=settings)["site"] == "onprem-fra"
 
 
 def test_a_run_that_was_refused_is_not_resumed(settings: Settings, order: StepOrder) -> None:
@@ -168,7 +168,7 @@ def test_a_run_that_was_refused_is_not_resumed(settings: Settings, order: StepOr
     change(settings, "onprem-fra", "cordoned")
     for _ in range(2):
         with acting_as("onprem-fra", "onprem-fra-k8s"), pytest.raises(Unavailable):
-            run_step(order, settings=settings)
+            run_step(sent(settings, order, "onprem-fra-k8s"), settings=settings)
 
 
 def test_draining_tells_what_is_still_there(settings: Settings, order: StepOrder) -> None:

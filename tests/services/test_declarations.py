@@ -22,10 +22,19 @@ def test_only_some_roles_move_the_champion(action: Literal["promote", "rollback"
     declarations = Declarations.load(Settings())
     who = Principal.model_validate({"user": "ada", "roles": roles})
     if allowed:
-        declarations.require_control(action, "nafld", who, at=AT)
+        declarations.require_control(action, "flight_delay", who, at=AT)
     else:
-        with pytest.raises(PolicyDenied, match=f"`ada` may not {action} `nafld`: default-deny"):
-            declarations.require_control(action, "nafld", who, at=AT)
+        with pytest.raises(PolicyDenied, match=f"`ada` may not {action} `flight_delay`: default-deny"):
+            declarations.require_control(action, "flight_delay", who, at=AT)
+
+
+def test_a_restricted_model_is_not_promoted_by_a_role_alone() -> None:
+    """It takes an approval on record, whoever asks; bringing an earlier champion back does not."""
+    declarations = Declarations.load(Settings())
+    who = Principal.model_validate({"user": "ada", "roles": ("ml-engineer",)})
+    with pytest.raises(PolicyDenied, match="needs-approval"):
+        declarations.require_control("promote", "nafld", who, at=AT)
+    declarations.require_control("rollback", "nafld", who, at=AT)
 
 
 def test_an_unknown_workload_is_told_with_those_there_are() -> None:

@@ -12,10 +12,10 @@ from flows.core.errors import UserError
 from flows.core.promotion import EvaluationNumbers, judge
 from flows.services.context import DatasetRef
 from flows.services.evaluating import evaluate
-from flows.services.training import train
 
 if TYPE_CHECKING:
     from tests.services.conftest import World
+from tests.tickets import trained
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +31,7 @@ def model(world: World, features: DatasetRef) -> DatasetRef:
     """A model trained on these features, once."""
     key = (str(world.settings.home), str(features))
     if key not in _trained:
-        (made,) = train(world.context("train", features=features, intent=f"shops/train/{features.version}/test")).outputs
+        (made,) = trained(world.context("train", features=features, intent=f"shops/train/{features.version}/test")).outputs
         _trained[key] = DatasetRef(made.dataset, made.version)
     return _trained[key]
 

@@ -19,6 +19,7 @@ from flows.services.lifecycle import LifecycleOrder, Report
 from flows.store import decisions, ledger, outbox, reservations, runs, sites
 from flows.store.database import State
 from tests.services.tiny import TinyDispatcher, drifted, tiny_steps
+from tests.tickets import keyed
 
 AS_OF = datetime(2013, 7, 1, tzinfo=UTC)
 TRAIN = "flight_delay/train/2013-07-01/manual"
@@ -26,8 +27,7 @@ TRAIN = "flight_delay/train/2013-07-01/manual"
 
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:
-    found = Settings(home=tmp_path / "home")
-    found.home.mkdir()
+    found = keyed(Settings(home=tmp_path / "home"))
     State(found.state_url).migrate()
     return found
 
@@ -54,7 +54,7 @@ class Failing(TinyDispatcher):
 
 
 def run(settings: Settings, dispatcher: TinyDispatcher, *, owner: str = "run-1", **wanted: Any) -> Report:
-    order = LifecycleOrder("flight_delay", AS_OF, "manual", owner, "ada", **wanted)
+    order = LifecycleOrder("flight_delay", AS_OF, "manual", owner, "scheduler", **wanted)
     return asyncio.run(lifecycle.run(order, settings=settings, dispatcher=dispatcher))
 
 

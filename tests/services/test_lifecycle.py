@@ -18,6 +18,7 @@ from flows.services.lifecycle import LifecycleOrder, Report
 from flows.store import decisions, ledger, outbox, replicas, reservations, transfers
 from flows.store.database import State
 from tests.services.tiny import TinyDispatcher, drifted, tiny_steps
+from tests.tickets import keyed
 
 AS_OF = datetime(2013, 7, 1, tzinfo=UTC)
 ALL = ["ingest", "materialize", "train", "evaluate", "promote", "score", "watch"]
@@ -25,8 +26,7 @@ ALL = ["ingest", "materialize", "train", "evaluate", "promote", "score", "watch"
 
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:
-    found = Settings(home=tmp_path / "home")
-    found.home.mkdir()
+    found = keyed(Settings(home=tmp_path / "home"))
     State(found.state_url).migrate()
     return found
 
@@ -38,7 +38,7 @@ def tiny() -> Iterator[None]:
 
 
 def run(settings: Settings, dispatcher: TinyDispatcher, *, owner: str = "run-1", **wanted: object) -> Report:
-    order = LifecycleOrder("flight_delay", AS_OF, "manual", owner, "ada", **wanted)  # type: ignore[arg-type]
+    order = LifecycleOrder("flight_delay", AS_OF, "manual", owner, "scheduler", **wanted)  # type: ignore[arg-type]
     return asyncio.run(lifecycle.run(order, settings=settings, dispatcher=dispatcher))
 
 
@@ -154,7 +154,7 @@ def test_a_cheap_slot_tonight_is_waited_for_without_a_run(settings: Settings, tm
     sites, workload = declared / "estate" / "sites.yaml", declared / "workloads" / "flight_delay.yaml"
     sites.write_text(sites.read_text().replace("timezone: America/Chicago", tariff))
     workload.write_text(workload.read_text().replace("usd_per_hour_of_delay: 0.5", "usd_per_hour_of_delay: 0"))
-    tonight = Settings(home=settings.home, deployments=declared)
+    tonight = Settings(home=settings.home, deployments=declared, signing_key=settings.signing_key)
     dispatcher = TinyDispatcher(tonight)
     assert run(tonight, dispatcher).state == "scheduled"
     assert dispatcher.ran == []
@@ -228,7 +228,7 @@ def test_nothing_feasible_is_refused_with_its_reasons(settings: Settings, tmp_pa
     declared = shutil.copytree(settings.deployments, tmp_path / "deployments", ignore=shutil.ignore_patterns("*.py", "__pycache__"))
     catalog = declared / "catalog" / "flight_delay.yaml"
     catalog.write_text(catalog.read_text().replace("residency: anywhere", "residency: [JP]"))
-    elsewhere = Settings(home=settings.home, deployments=declared)
+    elsewhere = Settings(home=settings.home, deployments=declared, signing_key=settings.signing_key)
     dispatcher = TinyDispatcher(elsewhere)
     with pytest.raises(Infeasible, match="residency"):
         run(elsewhere, dispatcher)

@@ -36,7 +36,7 @@ def state(settings: Settings) -> Iterator[State]:
 
 def placed(state: State, settings: Settings, number: int) -> dict[str, Any]:
     """The decision for one more ingest of `nafld`."""
-    order = PlaceOrder("nafld", "ingest", f"nafld/ingest/2026-11-24/test-{number}", {}, "ada")
+    order = PlaceOrder("nafld", "ingest", f"nafld/ingest/2026-11-24/test-{number}", {}, "scheduler")
     return place_step(state, settings, order, at=AT + timedelta(hours=3 * number))
 
 

@@ -18,6 +18,7 @@ from flows.services.reconciling import Reconciled, reconcile
 from flows.store import ledger, outbox
 from flows.store.database import State
 from tests.services.tiny import TinyDispatcher, drifted, tiny_steps
+from tests.tickets import keyed
 
 AS_OF = datetime(2013, 7, 1, tzinfo=UTC)
 RETRAIN = "flight_delay/lifecycle/2013-07-01/drift"
@@ -28,11 +29,11 @@ def after_the_verdict(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A home whose watch has just asked for a retrain, and whose event was lost; MLflow knows the champion as the state does."""
     from mlflow import MlflowClient
 
-    settings = Settings(home=tmp_path_factory.mktemp("after") / "home")
+    settings = keyed(Settings(home=tmp_path_factory.mktemp("after") / "home"))
     (settings.home / "mlflow").mkdir(parents=True)
     State(settings.state_url).migrate()
     with tiny_steps(watch=f"{drifted.__module__}:drifted"):
-        order = LifecycleOrder("flight_delay", AS_OF, "manual", "run-1", "ada")
+        order = LifecycleOrder("flight_delay", AS_OF, "manual", "run-1", "scheduler")
         asyncio.run(lifecycle.run(order, settings=settings, dispatcher=TinyDispatcher(settings)))
     registry = MlflowClient(tracking_uri=settings.tracking_url, registry_uri=settings.tracking_url)
     registry.create_registered_model("flight_delay")
@@ -45,7 +46,7 @@ def after_the_verdict(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def drift(after_the_verdict: Path, tmp_path: Path) -> Iterator[Settings]:
     """A copy of that home for one test."""
-    settings = Settings(home=Path(shutil.copytree(after_the_verdict, tmp_path / "home")))
+    settings = keyed(Settings(home=Path(shutil.copytree(after_the_verdict, tmp_path / "home"))))
     with tiny_steps(watch=f"{drifted.__module__}:drifted"):
         yield settings
 

@@ -30,6 +30,7 @@ from flows.store.database import State
 from flows.store.models import DocumentRow
 from tests.core.placement.strategies import World, worlds
 from tests.services.tiny import TinyDispatcher, tiny_steps
+from tests.tickets import keyed
 
 ROOT = Path(__file__).resolve().parents[2]
 GOLDEN = ROOT / "tests" / "golden" / "placement"
@@ -213,11 +214,10 @@ def test_a_run_counts_once_by_its_last_decision(state: State) -> None:
 
 def test_a_whole_lifecycle_comes_out_byte_for_byte(tmp_path: Path) -> None:
     """Over the shipped declarations, with its transfers, replicas and reservations."""
-    found = Settings(home=tmp_path / "home")
-    found.home.mkdir()
+    found = keyed(Settings(home=tmp_path / "home"))
     state = State(found.state_url)
     state.migrate()
-    order = LifecycleOrder("flight_delay", datetime(2013, 7, 1, tzinfo=UTC), "manual", "run-1", "ada")
+    order = LifecycleOrder("flight_delay", datetime(2013, 7, 1, tzinfo=UTC), "manual", "run-1", "scheduler")
     with tiny_steps():
         asyncio.run(lifecycle.run(order, settings=found, dispatcher=TinyDispatcher(found)))
     rows = replayed(state)

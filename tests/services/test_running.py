@@ -19,6 +19,7 @@ from flows.services.running import StepOrder, run_step
 from flows.store import ledger, outbox, runs
 from flows.store.database import State
 from tests.services.tiny import publish, tiny_steps
+from tests.tickets import keyed, sent
 
 AS_OF = datetime(2013, 7, 1, tzinfo=UTC)
 INTENT = "nafld/ingest/2013-07-01/manual"
@@ -33,8 +34,7 @@ def looked(ctx: StepContext) -> StepResult:
 
 @pytest.fixture
 def settings(tmp_path: Path) -> Iterator[Settings]:
-    found = Settings(home=tmp_path / "home")
-    found.home.mkdir()
+    found = keyed(Settings(home=tmp_path / "home"))
     State(found.state_url).migrate()
     opened.clear()
     with tiny_steps(ingest=f"{__name__}:looked"):
@@ -45,7 +45,7 @@ def settings(tmp_path: Path) -> Iterator[Settings]:
 def order(settings: Settings) -> StepOrder:
     """The order that the lifecycle would dispatch: ingest of nafld, placed at home."""
     state = State(settings.state_url)
-    decision = placing.place_step(state, settings, placing.PlaceOrder("nafld", "ingest", INTENT, {}, "ada"), at=datetime.now(UTC))
+    decision = placing.place_step(state, settings, placing.PlaceOrder("nafld", "ingest", INTENT, {}, "scheduler"), at=datetime.now(UTC))
     assert decision["chosen"]["pool"] == "onprem-fra-k8s"
     with state.transaction() as tx:
         outbox.ensure(tx, outbox.Intent.of("nafld", "ingest", "2013-07-01", "manual", due_at=AS_OF))
@@ -54,8 +54,9 @@ def order(settings: Settings) -> StepOrder:
 
 
 def refused(settings: Settings, order: StepOrder, *, site: str = "onprem-fra", pool: str = "onprem-fra-k8s") -> TradewindError:
+    """How the walls behind the ticket refuse it: they hold even where a ticket would let it pass."""
     with acting_as(site, pool), pytest.raises(TradewindError) as caught:
-        run_step(order, settings=settings)
+        run_step(order, settings=settings, ticketed=False)
     assert opened == [], "the step was reached"
     return caught.value
 
@@ -63,7 +64,7 @@ def refused(settings: Settings, order: StepOrder, *, site: str = "onprem-fra", p
 def test_what_was_sent_here_runs_here(settings: Settings, order: StepOrder) -> None:
     """At the pool of its decision, and what it made is on record."""
     with acting_as("onprem-fra", "onprem-fra-k8s"):
-        kept = run_step(order, settings=settings)
+        kept = run_step(sent(settings, order, "onprem-fra-k8s"), settings=settings)
     assert opened == ["onprem-fra"]
     assert kept["outputs"]["nafld-raw"].startswith("nafld-raw@")
 
@@ -109,7 +110,7 @@ def test_policy_is_asked_again_at_the_site(settings: Settings, order: StepOrder,
     declared = shutil.copytree(settings.deployments, tmp_path / "deployments", ignore=shutil.ignore_patterns("*.py", "__pycache__"))
     catalog = declared / "catalog" / "nafld.yaml"
     catalog.write_text(catalog.read_text().replace("residency: [EU]", "residency: [FR]"))
-    error = refused(Settings(home=settings.home, deployments=declared), order)
+    error = refused(Settings(home=settings.home, deployments=declared, signing_key=settings.signing_key), order)
     assert isinstance(error, PolicyDenied)
     assert "residency" in str(error)
 

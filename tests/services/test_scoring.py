@@ -11,10 +11,10 @@ import pytest
 from flows.core.errors import IntegrityError
 from flows.services.context import DatasetRef
 from flows.services.scoring import score
-from flows.services.training import train
 
 if TYPE_CHECKING:
     from tests.services.conftest import World
+from tests.tickets import trained
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +32,7 @@ def features(world: World) -> DatasetRef:
 @pytest.fixture(scope="module")
 def champion(world: World, features: DatasetRef) -> DatasetRef:
     """A model trained on them."""
-    (made,) = train(world.context("train", features=features)).outputs
+    (made,) = trained(world.context("train", features=features)).outputs
     return DatasetRef(made.dataset, made.version)
 
 
@@ -56,7 +56,7 @@ def test_scoring_again_makes_nothing_new(world: World, features: DatasetRef, cha
 
 def test_another_day_or_model_gives_another_version(world: World, features: DatasetRef, champion: DatasetRef) -> None:
     """The version is one of (model version, window)."""
-    (other,) = train(world.context("train", features=world.features(seed=5), intent="shops/train/x/other")).outputs
+    (other,) = trained(world.context("train", features=world.features(seed=5), intent="shops/train/x/other")).outputs
     days = (world.as_of, world.as_of - timedelta(days=1))
     made = {score(world.context("score", day, features=features, champion=champion)).outputs[0].version for day in days}
     made |= {score(world.context("score", features=features, champion=DatasetRef(other.dataset, other.version))).outputs[0].version}

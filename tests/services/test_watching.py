@@ -13,11 +13,11 @@ import pytest
 from flows.core.drift import DriftVerdict
 from flows.services.context import DatasetRef
 from flows.services.scoring import score
-from flows.services.training import train
 from flows.services.watching import watch
 
 if TYPE_CHECKING:
     from tests.services.conftest import World
+from tests.tickets import trained
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +30,7 @@ def world(shared_world: World) -> World:
 def champion(world: World) -> DatasetRef:
     """A model trained a fortnight ago."""
     day = world.as_of - timedelta(days=14)
-    (made,) = train(world.context("train", day, features=world.features(day))).outputs
+    (made,) = trained(world.context("train", day, features=world.features(day))).outputs
     return DatasetRef(made.dataset, made.version)
 
 
@@ -74,7 +74,7 @@ def test_without_labels_predictions_decide(world: World, champion: DatasetRef) -
 def test_rows_that_the_champion_learnt_from_do_not_count(world: World) -> None:
     """Right after training only the holdout is new: its loss is zero."""
     features = world.features()
-    (made,) = train(world.context("train", features=features)).outputs
+    (made,) = trained(world.context("train", features=features)).outputs
     verdict = verdict_of(
         world.with_workload(
             windows=world.workload.windows.__class__(

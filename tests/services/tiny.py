@@ -22,6 +22,7 @@ from flows.services.promotion_runs import newest_done
 from flows.services.running import StepOrder, run_step
 from flows.store import aliases, ledger, outbox
 from flows.store.database import State
+from tests.tickets import sent
 
 
 def publish(ctx: StepContext) -> StepResult:
@@ -71,7 +72,7 @@ class TinyDispatcher:
                 as_of = datetime.fromisoformat(parameters["as_of"])
                 order = StepOrder(step, parameters["workload"], as_of, parameters["intent_id"], parameters["decision_id"], refs, key)
                 try:
-                    run_step(order, settings=self.settings)
+                    run_step(sent(self.settings, order, pool), settings=self.settings)
                 except TradewindError as error:
                     return Outcome(key, succeeded=False, state="Failed", message=str(error))
         if when == "after":

@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import io
 import json
+import subprocess
+import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -14,6 +16,7 @@ from typer.testing import CliRunner
 
 from deployments.cli import costs as costs_command
 from deployments.cli import ledger as ledger_command
+from flows.adapters import signing
 from flows.core.errors import Unavailable, UserError
 from flows.store import costs, ledger
 from flows.store.database import State
@@ -45,9 +48,12 @@ def run(app: object, *arguments: str) -> tuple[int, str]:
 
 def test_a_whole_ledger_holds_and_its_window_is_told(state: State) -> None:
     """Exit 0, the number of rows, and what no anchor covers, before and after an anchor."""
-    assert run(ledger_command.app, "verify") == (0, "3 rows hold; no anchor covers rows 1 to 3\n")
+    assert run(ledger_command.app, "verify") == (0, "3 rows hold; no anchor covers rows 1 to 3\nno checkpoint is signed yet\n")
     assert run(ledger_command.app, "anchor")[1].startswith("row 3 is anchored")
-    assert run(ledger_command.app, "verify") == (0, "3 rows hold; every row is covered by an anchor\n")
+    code, out = run(ledger_command.app, "verify")
+    first, note, last = out.splitlines()
+    assert (code, first, last) == (0, "3 rows hold; every row is covered by an anchor", "no checkpoint is signed yet")
+    assert note.startswith("note: 1 anchors carry no signature")
 
 
 def test_a_bad_row_is_named_with_exit_5(state: State) -> None:
@@ -58,6 +64,35 @@ def test_a_bad_row_is_named_with_exit_5(state: State) -> None:
     assert (code, out.splitlines()[0]) == (5, "row 2 is bad: its content does not have the hash that was recorded with it")
     code, out = run(ledger_command.app, "verify", "--json")
     assert (code, json.loads(out)["first_bad"], json.loads(out)["ok"]) == (5, 2, False)
+
+
+def test_signed_checkpoints_are_told_and_keys_can_be_pinned(state: State, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their number and age; an auditor's own key from a file; another key is exit 5; a file without a key is a user's mistake."""
+    key = signing.new_key()
+    signing.enroll(tmp_path / "anchors", signing.signer(key).public_key, at=NOW)
+    monkeypatch.setenv(signing.VARIABLE, key)
+    assert run(ledger_command.app, "anchor") == (0, f"row 4 is anchored in `{tmp_path / 'anchors'}`\n")
+    monkeypatch.delenv(signing.VARIABLE)
+    code, out = run(ledger_command.app, "verify")
+    assert code == 0 and out.startswith("4 rows hold; every row is covered by an anchor\n1 signed checkpoints, the last ")
+    own, other, none = tmp_path / "own", tmp_path / "other", tmp_path / "none"
+    own.write_text(signing.signer(key).public_key + "\n")
+    other.write_text(signing.signer(signing.new_key()).public_key)
+    none.write_text("nonsense\n")
+    assert run(ledger_command.app, "verify", "--key", str(own))[0] == 0
+    assert run(ledger_command.app, "verify", "--key", str(tmp_path / "anchors" / signing.KEYS))[0] == 0
+    code, out = run(ledger_command.app, "verify", "--key", str(other))
+    assert code == 5 and "ledger-anchors.jsonl:1: it is signed with key" in out
+    with pytest.raises(UserError, match="none:1: this line is no public key"):
+        run(ledger_command.app, "verify", "--key", str(none))
+
+
+def test_an_export_is_written_and_verifies(state: State, tmp_path: Path) -> None:
+    """The command names the rows and how to verify them."""
+    code, out = run(ledger_command.app, "export", "--out", str(tmp_path / "out"))
+    assert code == 0 and out.startswith("3 rows (1 to 3) are in ")
+    verified = subprocess.run([sys.executable, "-I", tmp_path / "out" / "verify_ledger.py"], capture_output=True, text=True, timeout=60)
+    assert (verified.returncode, verified.stdout.splitlines()[0]) == (0, "3 rows hold, from the first one on")
 
 
 def test_rows_are_shown_with_names(state: State) -> None:

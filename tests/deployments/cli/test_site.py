@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -10,7 +11,8 @@ import pytest
 from typer.testing import CliRunner
 
 from deployments.cli.site import app
-from flows.core.errors import Unavailable, UserError
+from flows.adapters.settings import PROJECT_ROOT
+from flows.core.errors import PolicyDenied, Unavailable, UserError
 from flows.store import ledger, reservations, runs, sites
 from flows.store.database import State
 
@@ -19,7 +21,11 @@ NOW = datetime(2026, 1, 5, 8, tzinfo=UTC)
 
 @pytest.fixture
 def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> State:
-    """A state database where the settings look for it."""
+    """A state database where the settings look for it, and declarations that give ada the role to close sites."""
+    declared = shutil.copytree(PROJECT_ROOT / "deployments", tmp_path / "deployments", ignore=shutil.ignore_patterns("*.py", "__pycache__"))
+    roles = declared / "roles.yaml"
+    roles.write_text(roles.read_text().replace("principals: {}", "principals: {ada: [platform-engineer], eve: [data-scientist]}"))
+    monkeypatch.setenv("TRADEWIND_DEPLOYMENTS", str(declared))
     monkeypatch.setenv("TRADEWIND_HOME", str(tmp_path))
     monkeypatch.setenv("TRADEWIND_PRINCIPAL", "ada")
     monkeypatch.delenv("TRADEWIND_DATABASE_URL", raising=False)
@@ -46,6 +52,16 @@ def test_a_site_is_cordoned_listed_and_opened(state: State) -> None:
     assert {line.split()[1] for line in run("list").splitlines()} == {"open"}
     with state.reading() as tx:
         assert [row.kind for row in ledger.rows(tx)] == ["site-cordon", "site-uncordon"]
+
+
+@pytest.mark.parametrize("name", ["eve", "mallory"])
+def test_whoever_has_no_role_for_it_changes_nothing(state: State, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """A claimed name has the roles that are declared for it, none if it is not declared."""
+    monkeypatch.setenv("TRADEWIND_PRINCIPAL", name)
+    with pytest.raises(PolicyDenied, match=f"`{name}` may not site `onprem-fra`: default-deny"):
+        CliRunner().invoke(app, ["cordon", "onprem-fra"], catch_exceptions=False)
+    with state.reading() as tx:
+        assert sites.closed(tx) == {} and ledger.rows(tx) == []
 
 
 def test_draining_shows_what_is_still_there(state: State) -> None:
