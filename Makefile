@@ -2,11 +2,13 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+CLOUDS := .venv-clouds
+CLOUDS_STAMP := $(CLOUDS)/.installed-$(shell cksum < requirements-clouds.lock | cut -d' ' -f1)
 STAMP := $(VENV)/.installed-$(shell cksum < requirements.lock | cut -d' ' -f1)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-integration test-unit test-nightly lint format types imports check up down status lock bench mutation clean
+.PHONY: help setup setup-clouds demo test test-clouds test-integration test-unit test-nightly lint format types imports check up down status lock bench mutation clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1\t\2/' | expand -t 20
@@ -21,6 +23,14 @@ $(STAMP): requirements.lock pyproject.toml
 	@$(BIN)/python -m pip install --quiet --no-deps --require-hashes -r requirements.lock
 	@$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -e .
 	@rm -f $(VENV)/.installed-* && touch $@
+
+setup-clouds: $(CLOUDS_STAMP) ## a second virtual environment, with Prefect's workers for the clouds
+
+$(CLOUDS_STAMP): requirements-clouds.lock pyproject.toml
+	@test -x $(CLOUDS)/bin/python || $(PYTHON) -m venv $(CLOUDS)
+	@$(CLOUDS)/bin/python -m pip install --quiet --no-deps --require-hashes -r requirements-clouds.lock
+	@$(CLOUDS)/bin/python -m pip install --quiet --no-deps --no-build-isolation -e .
+	@rm -f $(CLOUDS)/.installed-* && touch $@
 
 demo: setup ## the whole loop on real data, then a summary a manager can read
 	@$(BIN)/tradewind demo
@@ -37,10 +47,13 @@ status: setup ## what runs, where
 test: test-unit test-integration ## all tests: unit, property, golden, then those on a real server and real workers
 
 test-unit: setup ## the tests that need no server
-	@$(BIN)/python -m pytest -n 2 -m "not integration and not nightly" $(PYTEST_ARGS)
+	@$(BIN)/python -m pytest -n 2 -m "not integration and not nightly and not clouds" $(PYTEST_ARGS)
 
 test-integration: setup ## the tests on a real server and real workers
 	@$(BIN)/python -m pytest -m integration $(PYTEST_ARGS)
+
+test-clouds: setup-clouds ## the tests on the clouds' own protocols: emulators, a real Kubernetes API server
+	@$(CLOUDS)/bin/python -m pytest -n 2 --dist loadfile -m clouds $(PYTEST_ARGS)
 
 test-nightly: setup ## long property runs: 10^6 random placements
 	@$(BIN)/python -m pytest -m nightly --timeout=7200 $(PYTEST_ARGS)
@@ -67,6 +80,7 @@ check: lint types imports ## everything that reads the code without running it
 
 lock: ## resolve again, for every supported Python, without any index address
 	uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --custom-compile-command "make lock" --group examples --group dev --group postgres --group build --group clouds pyproject.toml -o requirements.lock
+	uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --custom-compile-command "make lock" --group examples --group dev --group postgres --group build --group clouds --group workers -c requirements.lock pyproject.toml -o requirements-clouds.lock
 
 clean: ## stop the services and remove the embedded profile's state
 	@test ! -x $(BIN)/tradewind || $(BIN)/tradewind down
