@@ -14,6 +14,7 @@ import pytest
 from flows.adapters.settings import Settings
 from flows.core.errors import Infeasible, Unavailable, UserError
 from flows.services import cordoning, lifecycle, placing
+from flows.services.context import DatasetRef
 from flows.services.dispatching import Outcome
 from flows.services.lifecycle import LifecycleOrder, Report
 from flows.services.local_run import acting_as
@@ -87,10 +88,10 @@ def test_data_leaves_a_closed_site_and_none_arrives(settings: Settings) -> None:
         where = {"files": {}, "facts": {}, "intent_id": None, "at": AS_OF, "bytes": 1}
         for site in ("onprem-fra", "aws-eu-central-1"):
             replicas.add(tx, dataset="nafld-features", version=site, site=site, **where)
-    leaves = {"data": lifecycle.DatasetRef("nafld-features", "onprem-fra")}
+    leaves = {"data": DatasetRef("nafld-features", "onprem-fra")}
     order = placing.PlaceOrder("nafld", "transfer", "nafld/transfer/2013-07-01/out", leaves, "scheduler", "aws-eu-central-1")
     assert placing.place_step(state, settings, order, at=datetime.now(UTC))["chosen"]["site"] == "onprem-fra"
-    arrives = {"data": lifecycle.DatasetRef("nafld-features", "aws-eu-central-1")}
+    arrives = {"data": DatasetRef("nafld-features", "aws-eu-central-1")}
     order = placing.PlaceOrder("nafld", "transfer", "nafld/transfer/2013-07-01/in", arrives, "scheduler", "onprem-fra")
     refused = placing.place_step(state, settings, order, at=datetime.now(UTC))
     assert refused["chosen"] is None and "cordoned" in refused["summary"]
