@@ -118,3 +118,11 @@ def test_columns_and_retention_are_read(tmp_path: Path) -> None:
     path.write_text(A.replace("size_gb: 40,", "size_gb: 40, retention_days: 30, columns: {people.mail: confidential},"))
     (entry,) = load_catalog(path).entries
     assert (entry.retention_days, dict(entry.columns)) == (30, {"people.mail": "confidential"})
+
+
+def test_an_age_that_no_clock_can_count_is_refused(tmp_path: Path) -> None:
+    """A number too large for a span of time is told with its line, not as an overflow when something is decided."""
+    file = tmp_path / "catalog.yaml"
+    file.write_text("as_of: 2026-01-05T06:00:00Z\nmax_age_hours: 1e13\nentries: []\n")
+    with pytest.raises(UserError, match="max_age_hours"):
+        load_catalog(file)

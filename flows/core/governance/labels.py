@@ -188,7 +188,7 @@ class Imported(BaseModel):
     source: str
     label: Label | None = None
     as_of: AwareDatetime | None = None
-    max_age_hours: Annotated[Decimal, Field(gt=0)]
+    max_age_hours: Annotated[Decimal, Field(gt=0, le=1_000_000)]
 
     def stale_at(self, at: datetime) -> bool:
         """Whether it was read further from that instant than `max_age_hours`, before or after it."""
@@ -247,7 +247,7 @@ class CatalogPart(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     as_of: AwareDatetime
-    max_age_hours: Annotated[Decimal, Field(gt=0)] = Decimal(24)
+    max_age_hours: Annotated[Decimal, Field(gt=0, le=1_000_000)] = Decimal(24)
     workloads: Mapping[str, Mapping[str, frozenset[str]]] = Field(default_factory=dict)
     entries: tuple[Entry, ...] = ()
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from datetime import date, datetime, timedelta
+from datetime import date, datetime, time, timedelta
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, get_args
 
@@ -65,7 +65,7 @@ class Attestation(_Model):
     by: Annotated[Text, Field(description="the role, or an account name, of whoever looked")]
     saw: Text
     on: date
-    until: date
+    until: Annotated[date, Field(lt=date.max)]
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
@@ -231,7 +231,7 @@ def attested(finding: Finding, attestations: Iterable[Attestation], at: datetime
         return finding
     for one in attestations:
         if one.check == finding.check and one.on <= today <= one.until:
-            end = datetime(one.until.year, one.until.month, one.until.day, tzinfo=at.tzinfo) + timedelta(days=1)
+            end = datetime.combine(one.until + timedelta(days=1), time.min, tzinfo=at.tzinfo)
             told = f"attested by {one.by} on {one.on}, until {one.until}: {one.saw}"
             return Finding(finding.site, finding.check, "proved", told, facts={"on": str(one.on), "until": str(one.until)}, holds_until=end)
     return finding
