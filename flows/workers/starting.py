@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import json
 import logging
 import os
@@ -58,6 +59,7 @@ class Nurseries:
         self._closing = False
         self._births: dict[str, asyncio.Future[Child]] = {}
         self._children: dict[str, Child] = {}
+        self._numbers = itertools.count(1)
 
     async def warm(self) -> None:
         """Start the nursery, so that it loads its libraries before the first run."""
@@ -66,7 +68,7 @@ class Nurseries:
                 await self._open()
 
     async def fork(self, run: str, environment: Mapping[str, str], folder: Path) -> Child:
-        """A new process for the run.
+        """A new process for the run, told apart from one before it: a run that was suspended may begin again before its process has ended.
 
         Raises:
             ConnectionError: the nursery ended meanwhile.
@@ -74,14 +76,15 @@ class Nurseries:
         await self.warm()
         assert self._writer is not None
         birth = asyncio.get_running_loop().create_future()
-        self._births[run] = birth
-        request = {"run": run, "environment": dict(environment), "folder": str(folder)}
+        name = f"{run}#{next(self._numbers)}"
+        self._births[name] = birth
+        request = {"run": name, "environment": dict(environment), "folder": str(folder)}
         self._writer.write(json.dumps(request).encode() + b"\n")
         try:
             await self._writer.drain()
             child: Child = await birth
         finally:
-            self._births.pop(run, None)
+            self._births.pop(name, None)
         return child
 
     async def close(self) -> None:

@@ -74,6 +74,19 @@ def test_a_killed_child_is_told_by_its_signal(tmp_path: Path) -> None:
     assert asyncio.run(scenario()) == -9
 
 
+def test_two_processes_of_one_run_are_told_apart(tmp_path: Path) -> None:
+    """A suspended run may be resumed before its process has ended: that end is not the end of the new process."""
+
+    async def scenario() -> tuple[int | None, int | None, bool]:
+        async with nursery(tmp_path) as found:
+            first, second = await found.fork("a", environment(tmp_path), tmp_path), await found.fork("a", environment(tmp_path), tmp_path)
+            os.kill(first.pid, 9)
+            await asyncio.wait_for(asyncio.gather(first.ended.wait(), second.ended.wait()), 30)
+            return first.returncode, second.returncode, psutil.pid_exists(second.pid)
+
+    assert asyncio.run(scenario()) == (-9, 1, False)
+
+
 def test_a_dead_nursery_is_replaced(tmp_path: Path) -> None:
     """The next run gets a new one."""
 
