@@ -24,6 +24,8 @@ from flows.adapters.settings import Settings
 from flows.core.errors import UserError
 from flows.core.governance.approvals import Subject, verdict_hash
 from flows.core.promotion import Check, EvaluationNumbers, judge
+from flows.services.context import DatasetRef
+from flows.services.signed import require_model
 from flows.store import aliases, approvals, ledger
 from flows.store.models import AliasRow
 
@@ -138,6 +140,7 @@ def rollback(
 
     Raises:
         UserError: the version is unknown, was never champion, or is champion now.
+        IntegrityError: control did not sign the model's files as they are on record, or none are any more.
         StaleAlias: another move came between.
         Unavailable: MLflow or the database does not answer; what was begun is finished by `mend`.
     """
@@ -157,6 +160,8 @@ def rollback(
             expected=f"one of {', '.join(f'`{version}`' for version in dict.fromkeys(served)) or 'none yet'}",
             fix="a version that never served has to pass `promote`",
         )
+    with state.reading() as tx:
+        require_model(tx, settings, DatasetRef.parse(candidate.dataset))
     body = _body(intent_id, workload, candidate, row.version if row else None) | {"reasons": [], "why": reason}
     return _move(state, models, body, ROLLED_BACK, expected=row.version if row else None, at=at, principal=principal)
 

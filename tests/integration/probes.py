@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import logging
 import os
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
 from prefect import flow
 
 from flows.adapters import dispatch
+from flows.services.discretion import quiet
 
 
 @flow
@@ -51,3 +55,22 @@ async def parent(deployment: str, runs: int = 1) -> list[float]:
         await dispatch.wait(run, timeout=120)
         seconds.append(round(time.perf_counter() - began, 2))
     return seconds
+
+
+@flow
+async def talker(rows: str, hushed: bool) -> None:
+    """Say what the file `rows` holds in every way, then fail with it; `hushed` as a step of restricted data is."""
+    await asyncio.to_thread(_say, Path(rows).read_text(), hushed)
+
+
+def _say(row: str, hushed: bool) -> None:
+    with quiet("`train` of `clinic`") if hushed else nullcontext():
+        sys.stdout.write(f"{row}\n")
+        sys.stdout.flush()
+        os.write(2, f"{row}\n".encode())
+        subprocess.run([sys.executable, "-c", f"print({row!r})"], check=True)
+        logging.getLogger("flows.workloads.clinic").warning("a row: %s", row)
+        try:
+            raise KeyError(row)
+        except KeyError as cause:
+            raise ValueError(f"cannot read {row}") from cause

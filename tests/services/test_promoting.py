@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from flows.adapters.models import Models
-from flows.core.errors import Unavailable, UserError
-from flows.services import promoting
+from flows.core.canonical import content_hash
+from flows.core.errors import IntegrityError, Unavailable, UserError
+from flows.services import promoting, signed
 from flows.services.promoting import PromotionOutcome
-from flows.store import aliases, ledger
+from flows.store import aliases, ledger, signatures
 
 if TYPE_CHECKING:
     from tests.services.conftest import World
@@ -53,10 +54,25 @@ def kinds(world: World) -> list[str]:
         return [row.kind for row in ledger.rows(tx)]
 
 
+@pytest.fixture(autouse=True)
+def _recorded_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No file of these models is on record: each one's hash is that of its name."""
+    monkeypatch.setattr("flows.services.signed.manifest", lambda tx, ref: content_hash(str(ref)))
+
+
+def signed_by_control(world: World, name: str) -> None:
+    """Sign a model as control does once it is trained."""
+    sign = signed.signs(world.settings)
+    assert sign is not None
+    with world.state.transaction() as tx:
+        signatures.add(tx, f"model/shops-model@{name}", content_hash(f"shops-model@{name}"), sign=sign, at=AT)
+
+
 @pytest.fixture
 def first(world: World) -> str:
     """A champion, version 1, that stands for `shops-model@a`."""
     version = world.register("a")
+    signed_by_control(world, "a")
     assert promote(world, version, a_verdict("a", None), "shops/promote/first/test").outcome == "promoted"
     return version
 
@@ -247,6 +263,26 @@ def test_rollback_brings_an_earlier_champion_back(world: World, first: str) -> N
     with world.state.reading() as tx:
         assert ledger.rows(tx, kind="rollback")[0].body["why"] == "complaints"
         assert promoting.champion_dataset(tx, "shops") == "shops-model@a"
+
+
+@pytest.mark.parametrize("why", ["never signed", "other files"])
+def test_rollback_to_a_model_that_control_did_not_sign_is_refused(
+    world: World, first: str, why: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That it served once is not enough: what is on record of its files must be what control signed, or no worker would load it."""
+    second = world.register("b")
+    promote(world, second, a_verdict("b", "a"))
+    if why == "other files":
+        monkeypatch.setattr("flows.services.signed.manifest", lambda tx, ref: content_hash("exchanged"))
+        target = first
+    else:
+        signed_by_control(world, "c")
+        promote(world, world.register("c"), a_verdict("c", "b"), "shops/promote/c/test")
+        target = second
+    before = champion_in_mlflow(world)
+    with pytest.raises(IntegrityError, match="is not a model that control signed"):
+        rollback(world, target)
+    assert champion_in_mlflow(world) == before and "rollback" not in kinds(world)
 
 
 def test_rollback_to_a_version_that_never_served_is_refused(world: World, first: str) -> None:
