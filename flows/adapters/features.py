@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from flows.adapters.feature_tables import SourceTable, newest, occupied, write_table
-from flows.adapters.settings import PROJECT_ROOT
+from flows.adapters.settings import PROJECT_ROOT, Settings, variables
 from flows.adapters.storage import SiteStorage
 from flows.core.canonical import content_hash
 from flows.core.errors import IntegrityError, Unavailable, UserError
@@ -63,7 +63,7 @@ class FeatureStoreAtSite:
     """
 
     def __init__(self, storage: SiteStorage, workload: str, *, repository: Path = FEATURE_REPO, profile: str = "embedded") -> None:
-        self.workload = workload
+        self.workload, self._storage = workload, storage
         self.folder = storage.path("features", workload, "registry.db").parent
         self._module = repository / f"{workload}.py"
         self._config = repository / f"feature_store.{profile}.yaml"
@@ -79,9 +79,19 @@ class FeatureStoreAtSite:
     def exclusive(self, seconds: float = LOCK_SECONDS) -> Iterator[None]:
         """Hold this workload's features at this site: Feast locks nothing itself. The system frees the lock when a process dies.
 
+        In a bucket nothing is held: all is fetched now and written back at the end, unless another run did so meanwhile.
+
         Raises:
-            Unavailable: another process held it for all of `seconds`.
+            Unavailable: another process held it for all of `seconds`, or was faster.
         """
+        with self._storage.shared("features", self.workload):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self.__dict__.pop("_store", None)
+            with self._locked(seconds):
+                yield
+
+    @contextlib.contextmanager
+    def _locked(self, seconds: float) -> Iterator[None]:
         import fcntl
 
         with (self.folder / ".lock").open("a") as stream:
@@ -297,7 +307,7 @@ class FeatureStoreAtSite:
         spec = importlib.util.spec_from_file_location(f"feature_repo.{self.workload}", self._module)
         assert spec is not None and spec.loader is not None
         module = importlib.util.module_from_spec(spec)
-        with _environment(TRADEWIND_FEATURES=str(self.folder.parent)):
+        with variables(TRADEWIND_FEATURES=str(self.folder.parent)):
             spec.loader.exec_module(module)
         kinds = (Entity, DataSource, FeatureView, OnDemandFeatureView, FeatureService)
         objects: list[Any] = [each for each in vars(module).values() if isinstance(each, kinds)]
@@ -327,8 +337,14 @@ class FeatureStoreAtSite:
 
         # it tells of every refresh of its registry
         logging.getLogger("feast").setLevel(logging.WARNING)
-        with _environment(TRADEWIND_FEATURES=str(self.folder.parent), TRADEWIND_WORKLOAD=self.workload):
+        with variables(TRADEWIND_FEATURES=str(self.folder.parent), TRADEWIND_WORKLOAD=self.workload):
             return FeatureStore(config=load_repo_config(self.folder, self._config))
+
+
+def feast_profile(settings: Settings) -> str:
+    """The configuration of feature_repo that a run uses: `cloud` where the site has a registry and an online store of its own to reach."""
+    own = {"TRADEWIND_FEAST_REGISTRY", "TRADEWIND_FEAST_REDIS"} <= set(os.environ)
+    return settings.profile if own else "embedded"
 
 
 def _names(names: Iterable[str]) -> str:
@@ -350,21 +366,6 @@ def _columns(fields: Iterable[Any]) -> list[list[str]]:
 def _shape(view: Any) -> list[list[str]]:
     """Columns of a view with their types, join keys first."""
     return _columns(view.entity_columns) + _columns(view.features)
-
-
-@contextlib.contextmanager
-def _environment(**values: str) -> Iterator[None]:
-    """Set variables while a definition file is read, then put back what was there."""
-    before = {name: os.environ.get(name) for name in values}
-    os.environ.update(values)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
 
 
 @contextlib.contextmanager

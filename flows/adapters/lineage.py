@@ -17,7 +17,7 @@ import logging
 import os
 import tempfile
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -163,7 +163,7 @@ def _locked(path: Path, *, wait: bool = True) -> Iterator[bool]:
         yield True
 
 
-def columns_of(folder: Path, files: Mapping[str, Any]) -> tuple[Column, ...]:
+def columns_of(readable: Callable[[str], Any], files: Mapping[str, Any]) -> tuple[Column, ...]:
     """Names and types of a dataset version's columns, from the footers of its Parquet files; several tables become a field each.
 
     A file of a version is `<table>.parquet` or `<table>/<part>.parquet`; only the first part of a table is looked at.
@@ -176,7 +176,7 @@ def columns_of(folder: Path, files: Mapping[str, Any]) -> tuple[Column, ...]:
     import pyarrow.parquet as pq
 
     tables = {
-        table: tuple(Column(field.name, str(field.type)) for field in list(pq.read_schema(folder / name))[:MAX_COLUMNS])
+        table: tuple(Column(field.name, str(field.type)) for field in list(pq.read_schema(readable(name)))[:MAX_COLUMNS])
         for table, name in first.items()
     }
     if len(tables) == 1:

@@ -102,11 +102,11 @@ class Models:
         self._client = _client(self.url)
 
     @_answered
-    def log_training(self, record: TrainingRecord, *, site: str, artifacts: Path) -> RegisteredVersion:
+    def log_training(self, record: TrainingRecord, *, site: str, artifacts: Path | str) -> RegisteredVersion:
         """Log a run at its site and register its model; a dataset version that is registered already gives that version.
 
         A run of the same intent that was left running, by a kill, is closed as killed. `artifacts` is the folder of this workload's
-        artifacts under the site's own root.
+        artifacts under the site's own root, or its address in the site's bucket.
 
         Raises:
             GuardRefused: the experiment keeps its artifacts elsewhere than at this site.
@@ -218,10 +218,10 @@ class Models:
     def _registered(self, dataset: str) -> list[ModelVersion]:
         return list(self._client.search_model_versions(f"name = '{self.name}' and tag.`{TAG}dataset` = '{_quotable(dataset)}'"))
 
-    def _experiment(self, site: str, artifacts: Path) -> str:
+    def _experiment(self, site: str, artifacts: Path | str) -> str:
         from mlflow.exceptions import MlflowException
 
-        name, location = f"{self.name}@{site}", artifacts.resolve().as_uri()
+        name, location = f"{self.name}@{site}", artifacts if isinstance(artifacts, str) else artifacts.resolve().as_uri()
         found = self._client.get_experiment_by_name(name)
         if found is None:
             try:

@@ -83,6 +83,16 @@ class StepContext:
             UserError: the step was given no such input, or it does not rest here.
             IntegrityError: a file is missing or changed, or the files are not those that control sent the step with.
         """
+        ref = self.sent(role)
+        return self.storage.open(ref.dataset, ref.version)
+
+    def sent(self, role: str) -> DatasetRef:
+        """An input as control sent it, its record here compared with what control signed; its files are not opened.
+
+        Raises:
+            UserError: as `open`.
+            IntegrityError: as `open`.
+        """
         ref = self.inputs.get(role)
         if ref is None:
             raise UserError(f"`{self.step}` of `{self.workload.name}` was given no `{role}`", fix="run the steps before it first")
@@ -90,7 +100,7 @@ class StepContext:
             raise IntegrityError(
                 f"`{ref}` at `{self.site}` is not what control sent", fix="remove the version's folder and bring it there anew"
             )
-        return self.storage.open(ref.dataset, ref.version)
+        return ref
 
     def manifest(self, ref: DatasetRef) -> str:
         """sha256 of the map of a version's files to their checksums, as it rests here."""

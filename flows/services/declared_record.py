@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from flows.core.canonical import content_hash, sha256_hex
 from flows.core.errors import UserError
 from flows.services.declarations import Declarations
-from flows.store import ledger
+from flows.store import ledger, principals
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
@@ -22,10 +22,15 @@ DECLARED = (".yaml", ".yml", ".csv", ".json", ".cedar", ".cedarschema")
 
 
 def policies_met(tx: Session, declarations: Declarations, *, principal: str, at: datetime) -> None:
-    """A row when the policies are not those that were met last: their hash, and that of each file."""
+    """A row when the policies are not those that were met last, and one for each declassification that is not as it was met last."""
     files = {path: sha256_hex(text.encode()) for path, text in declarations.policy.document.items()}
     body = {"policies": declarations.policy.hash, "files": files}
     ledger.append_if_changed(tx, "policy-version", body, same=("policies",), principal=principal, at=at)
+    for entry in declarations.catalog.entries:
+        if (lower := entry.declassified) is not None:
+            told = {"dataset": entry.name, "to": lower.to.to_json(), "until": lower.until.isoformat(), "reason": lower.reason}
+            told["approver"] = principals.id_for(tx, lower.approver)
+            ledger.append_if_changed(tx, "declassification", told, same=tuple(told), of=("dataset",), principal=principal, at=at)
 
 
 def applied(state: State, settings: Settings, changes: Sequence[Mapping[str, Any]], *, principal: str, at: datetime) -> None:

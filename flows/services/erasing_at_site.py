@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flows.adapters import subject_search
-from flows.adapters.features import FEATURE_REPO, FeatureStoreAtSite
+from flows.adapters.features import FEATURE_REPO, FeatureStoreAtSite, feast_profile
 from flows.core.errors import IntegrityError
 from flows.core.planning import OUTPUTS
 from flows.core.workload import LABEL
@@ -86,19 +86,23 @@ class Found:
 
 def find(place: Place, subject: Subject, serving: Serving | None = None) -> Found:
     """Look at every byte of every file of the site, archives and tables unpacked."""
-    found, seen = Found(), []
-    for name, path in _files(place.storage.root):
+    found = Found()
+    sha256, files, size = subject_search.digest(_looked_at(place, subject, serving or Serving(), found))
+    found.scanned = {"sha256": sha256, "files": files, "bytes": size}
+    return found
+
+
+def _looked_at(place: Place, subject: Subject, serving: Serving, found: Found) -> Iterator[tuple[str, Path]]:
+    """Each file of the site once it was searched, what it holds noted in `found`."""
+    for name, path in place.storage.files():
         try:
             rows = subject_search.rows_of(path, subject) if subject_search.is_table(path) else 0
             hit = rows > 0 or subject_search.holds(path, subject)
         except FileNotFoundError:  # a run beside this one removed its own scratch file
             continue
-        seen.append((name, path))
         if hit:
-            _note(found, place.workload, tuple(name.split("/")), rows, serving or Serving())
-    sha256, files, size = subject_search.digest((name, path) for name, path in seen if path.exists())
-    found.scanned = {"sha256": sha256, "files": files, "bytes": size}
-    return found
+            _note(found, place.workload, tuple(name.split("/")), rows, serving)
+        yield name, path
 
 
 def _note(found: Found, workload: str, parts: tuple[str, ...], rows: int, serving: Serving) -> None:
@@ -138,7 +142,7 @@ def erase(place: Place, subject: Subject, *, remove: Collection[str], artifacts:
     for kind in TABULAR:
         dataset = f"{place.workload}-{kind}"
         for version in storage.versions(dataset):
-            if not _holds(storage.path("datasets", dataset, version), subject):
+            if not _holds(storage, DatasetRef(dataset, version), subject):
                 continue
             made = _rewritten(place, subject, dataset, version)
             _replace(place, DatasetRef(dataset, version), made)
@@ -150,15 +154,15 @@ def erase(place: Place, subject: Subject, *, remove: Collection[str], artifacts:
         dataset = f"{place.workload}-{kind}"
         for version in storage.versions(dataset):
             name = f"{dataset}@{version}"
-            if name not in serving.models and (name in remove or _holds(storage.path("datasets", dataset, version), subject)):
+            if name not in serving.models and (name in remove or _holds(storage, DatasetRef(dataset, version), subject)):
                 _replace(place, DatasetRef(dataset, version), None)
                 removed.add(name)
     for folder in artifacts:
-        shutil.rmtree(storage.path("artifacts", place.workload, folder), ignore_errors=True)
+        storage.delete("artifacts", place.workload, folder)
     features = _features(place, subject)
     left = find(place, subject, serving)
     for name in left.files:
-        storage.path(*name.split("/")).unlink(missing_ok=True)
+        storage.unlink(name)
     for name in left.versions:  # a folder that a kill left without its manifest
         ref = DatasetRef.parse(name)
         if ref.version not in storage.versions(ref.dataset):
@@ -175,28 +179,22 @@ def remove(place: Place, versions: Iterable[str], artifacts: Iterable[str] = ())
             gone.append(name)
         _replace(place, ref, None)
     for folder in artifacts:
-        shutil.rmtree(place.storage.path("artifacts", place.workload, folder), ignore_errors=True)
+        place.storage.delete("artifacts", place.workload, folder)
     features = f"{place.workload}-features"
     if any(name.startswith(f"{features}@") for name in gone) and not place.storage.versions(features):
         # what the features were made of, and the newest of them online, are as old as the last version that is gone
-        shutil.rmtree(place.storage.root / "features" / place.workload, ignore_errors=True)
+        place.storage.delete("features", place.workload)
     return gone
 
 
-def _files(root: Path) -> Iterator[tuple[str, Path]]:
-    for path in sorted(root.rglob("*")):
-        if path.is_file() and not path.is_symlink():
-            yield path.relative_to(root).as_posix(), path
-
-
-def _holds(folder: Path, subject: Subject) -> bool:
-    return any(subject_search.holds(path, subject) for _, path in _files(folder))
+def _holds(storage: SiteStorage, version: DatasetRef, subject: Subject) -> bool:
+    return any(subject_search.holds(path, subject) for _, path in storage.files("datasets", version.dataset, version.version))
 
 
 def _rewritten(place: Place, subject: Subject, dataset: str, version: str) -> DatasetVersion | None:
     """The version without the subject's rows; None if no row is left, or a file that is no table holds the key."""
     storage = place.storage
-    old, folder = storage.describe(dataset, version), storage.path("datasets", dataset, version)
+    old, folder = storage.describe(dataset, version), storage.open(dataset, version, verify=False)
     counts: dict[str, int] = {}
     with storage.draft(dataset) as draft:
         for name in old.files:
@@ -291,24 +289,26 @@ def _replace(place: Place, old: DatasetRef, new: DatasetVersion | None) -> None:
             replicas.remove(tx, dataset=old.dataset, version=old.version, site=place.storage.site)
     if new is None or new.version != old.version:
         place.storage.remove(old.dataset, old.version)
-        if place.storage.path("datasets", old.dataset, old.version).exists():
+        if next(place.storage.files("datasets", old.dataset, old.version), None) is not None:
             raise IntegrityError(f"`{old}` at `{place.storage.site}` cannot be removed", fix="give the run the right to, then try again")
 
 
 def _features(place: Place, subject: Subject) -> dict[str, Any]:
     """Source tables without the subject's rows, and an online store made anew from them: a deleted row would stay in free pages."""
-    folder = place.storage.root / "features" / place.workload
-    if not folder.is_dir():
-        return {}
+    with place.storage.shared("features", place.workload) as folder:
+        return _features_in(folder, place, subject) if folder.is_dir() else {}
+
+
+def _features_in(folder: Path, place: Place, subject: Subject) -> dict[str, Any]:
     online = [folder / name for name in ONLINE]
     tables = [path for path in folder.glob("*.parquet") if subject_search.is_table(path)]
-    dirty = any(subject_search.holds(path, subject) for _, path in _files(folder)) or (bool(tables) and not all(p.exists() for p in online))
-    if not dirty:
+    held = any(subject_search.holds(path, subject) for path in folder.rglob("*") if path.is_file() and not path.is_symlink())
+    if not held and not (tables and not all(path.exists() for path in online)):
         return {}
     if not (place.repository / f"{place.workload}.py").is_file():
         rows = _clean(folder, tables, subject)
         return {"rows": rows, "online": "removed"}
-    store = FeatureStoreAtSite(place.storage, place.workload, repository=place.repository, profile=place.settings.profile)
+    store = FeatureStoreAtSite(place.storage, place.workload, repository=place.repository, profile=feast_profile(place.settings))
     with store.exclusive():
         rows = _clean(folder, tables, subject)
         until = _as_of(place)

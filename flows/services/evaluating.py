@@ -10,7 +10,7 @@ from flows.core.canonical import instant
 from flows.core.promotion import judge, measure
 from flows.core.workload import LABEL
 from flows.services.context import StepContext, StepResult
-from flows.services.frames import between, guarded, read_features, require_classes, scores, split
+from flows.services.frames import INTERNAL, between, guarded, read_features, require_classes, scores, split
 from flows.services.model_folders import signed_model, train_end
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def evaluate(ctx: StepContext) -> StepResult:
             holdout[LABEL].to_numpy(),
             new_scores,
             old_scores,
-            slices={name: holdout[name].to_numpy(dtype=object) for name in ctx.workload.model.slices},
+            slices={name: _slice(holdout[name], ctx) for name in ctx.workload.model.slices},
             min_slice_rows=ctx.workload.gate.min_slice_rows,
             seed=ctx.workload.model.seed,
         )
@@ -71,6 +71,14 @@ def evaluate(ctx: StepContext) -> StepResult:
     summary = f"challenger AUC {numbers.challenger.auc:.4f}, {against}, {numbers.rows:,} rows: {told}"
     ctx.log.info(summary)
     return StepResult(numbers={"verdict": body, "rows": numbers.rows, "seconds": round(time.monotonic() - started, 3)}, summary=summary)
+
+
+def _slice(values: pd.Series[Any], ctx: StepContext) -> Any:
+    """The groups of a column; above `internal` by their number in the order of their names, since the verdict is read in control."""
+    if ctx.label.level <= INTERNAL:
+        return values.to_numpy(dtype=object)
+    codes, _ = values.astype(str).factorize(sort=True)
+    return [f"group {code + 1}" for code in codes]
 
 
 def _latency_ms(estimator: Any, rows: pd.DataFrame, ctx: StepContext) -> float:

@@ -175,10 +175,10 @@ def _earlier(ctx: StepContext, tables: list[Loaded]) -> Landed | None:
     wanted = {part.name: part.fingerprint for loaded in tables for part in loaded.parts}
     best: tuple[int, str, dict[str, Any]] | None = None
     for version in ctx.storage.versions(ctx.dataset("raw")):
-        record = ctx.storage.path("datasets", ctx.dataset("raw"), version, RECORD)
-        if not record.exists():
+        record = ctx.storage.read(ctx.dataset("raw"), version, RECORD)
+        if record is None:
             continue
-        body = json.loads(record.read_text(encoding="utf-8"))
+        body = json.loads(record)
         shared = sum(body["parts"].get(name, {}).get("fingerprint") == print_ for name, print_ in wanted.items())
         if shared and (best is None or shared > best[0]):
             best = (shared, version, body)
@@ -189,8 +189,8 @@ def _earlier(ctx: StepContext, tables: list[Loaded]) -> Landed | None:
     quarantine = body["quarantine"]
     held = quarantine in ctx.storage.versions(ctx.dataset("quarantine"))
     return Landed(
-        raw=ctx.storage.path("datasets", ctx.dataset("raw"), version),
-        quarantine=ctx.storage.path("datasets", ctx.dataset("quarantine"), quarantine) if held else None,
+        raw=ctx.storage.open(ctx.dataset("raw"), version, verify=False),
+        quarantine=ctx.storage.open(ctx.dataset("quarantine"), quarantine, verify=False) if held else None,
         parts=body["parts"],
         checksums=dict(described.files),
     )
@@ -326,7 +326,7 @@ def _link_file(source: Path, target: Path) -> None:
 
 
 def _link(ctx: StepContext, version: str) -> str:
-    return ctx.storage.path("datasets", ctx.dataset("reports"), version, "ingest", "index.html").as_uri()
+    return ctx.storage.link("datasets", ctx.dataset("reports"), version, "ingest", "index.html")
 
 
 def _earlier_link(ctx: StepContext, raw: DatasetVersion) -> str | None:

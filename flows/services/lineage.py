@@ -111,5 +111,5 @@ def _parent(state: State, intent_id: str) -> str | None:
 def _described(ctx: StepContext, version: DatasetVersion) -> Data:
     """The version with its columns; a copy at another site is not opened from here."""
     here = version.site == ctx.site
-    columns = columns_of(ctx.storage.path("datasets", version.dataset, version.version), version.files) if here else ()
+    columns = columns_of(lambda name: ctx.storage.readable(version.dataset, version.version, name), version.files) if here else ()
     return Data(version.site, version.dataset, version.version, columns)

@@ -7,7 +7,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flows.adapters.features import FEATURE_REPO, FeatureStoreAtSite, ViewFreshness, ViewMaterialized
+from flows.adapters.features import FEATURE_REPO, FeatureStoreAtSite, ViewFreshness, ViewMaterialized, feast_profile
 from flows.adapters.raw_tables import schema_of
 from flows.core.canonical import instant
 from flows.core.errors import IntegrityError, Unavailable, UserError
@@ -36,7 +36,7 @@ def materialize(ctx: StepContext, *, repository: Path = FEATURE_REPO) -> StepRes
     service = workload.feature_service
     clock = _Clock()
     folder = ctx.open("raw")
-    store = FeatureStoreAtSite(ctx.storage, workload.name, repository=repository, profile=ctx.settings.profile)
+    store = FeatureStoreAtSite(ctx.storage, workload.name, repository=repository, profile=feast_profile(ctx.settings))
     with guarded(ctx), ctx.storage.draft(ctx.dataset("features")) as draft, store.exclusive():
         raw = read_raw(folder, workload, as_of)
         tables = workload.feature_tables(raw)

@@ -12,6 +12,7 @@ from flows.adapters.models import CHALLENGER, MODEL_FOLDER, Models, TrainingReco
 from flows.core.canonical import canonical_json, instant
 from flows.core.promotion import DIGITS, auc, brier, calibration_error, reliability, roc_points
 from flows.core.workload import EVENT_TIMESTAMP, LABEL
+from flows.services import progress
 from flows.services.context import StepContext, StepResult
 from flows.services.frames import INTERNAL, Split, guarded, read_features, require_classes, scores, split
 
@@ -30,7 +31,8 @@ IMPORTANCE_ROWS = 2000
 def train(ctx: StepContext) -> StepResult:
     """Publish `<workload>-model` as of `ctx.as_of` and register it in MLflow as `challenger`.
 
-    The same features, workload and library versions give the same bytes, and so the same dataset version and the same registered one.
+    The same features, workload and library versions give the same bytes, and so the same dataset version and the same registered one. One
+    that went on from a checkpoint predicts the same, to the bit, but its file differs.
 
     Raises:
         UserError: a window has no rows of both outcomes, or a feature is missing.
@@ -44,8 +46,8 @@ def train(ctx: StepContext) -> StepResult:
         require_classes(parts.holdout, "holdout", ctx)
         ctx.log.info("training on %s rows, holdout of %s", len(parts.train), len(parts.holdout))
         features = list(ctx.workload.model.features)
-        estimator = ctx.workload.estimator()
-        estimator.fit(parts.train[features], parts.train[LABEL].astype("int64"))
+        kept = progress.of(ctx)
+        estimator = progress.fit(ctx.workload.estimator(), parts.train[features], parts.train[LABEL].astype("int64"), kept)
         fitted = time.monotonic()
         score = scores(estimator, parts.holdout, ctx)
         importances = _importances(estimator, parts.holdout, ctx)
@@ -64,6 +66,7 @@ def train(ctx: StepContext) -> StepResult:
             plots = Path(scratch) / "plots"
             _draw(plots, ctx, parts.holdout, score, report)
             registered = _register(ctx, f"{published.dataset}@{published.version}", draft / MODEL_FOLDER, plots, report)
+        kept.clear()
     seconds = round(time.monotonic() - started, 3)
     ctx.log.info("model version %s: AUC %.4f in %.1f s", registered.version, report["metrics"]["auc"], seconds)
     numbers = {
@@ -115,7 +118,8 @@ def _register(ctx: StepContext, dataset: str, model: Path, plots: Path, report: 
             "classification": ctx.label.classification.value,
         },
     )
-    registered = models.log_training(record, site=ctx.site, artifacts=ctx.storage.path("artifacts", ctx.workload.name))
+    with ctx.storage.reached():
+        registered = models.log_training(record, site=ctx.site, artifacts=ctx.storage.link("artifacts", ctx.workload.name))
     models.set_alias(CHALLENGER, registered.version)
     return registered
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-from flows.adapters.storage import SiteStorage, copy_version
+from flows.adapters.storage import copy_version, site_storage
 from flows.core.errors import GuardRefused
 from flows.services.context import StepContext, StepResult
 from flows.store import decisions
@@ -33,21 +33,27 @@ def transfer(ctx: StepContext) -> StepResult:
     Policy was asked by the worker just now, for this request: to process here, to transfer to and to store at the destination.
 
     Raises:
-        IntegrityError: what arrived is not what was sent.
+        IntegrityError: what rests here is not what control sent, or what arrived is not what rests here.
     """
     with ctx.state.reading() as tx:
         decision = decisions.get(tx, ctx.decision_id or "")
         request = decisions.document(tx, decision["inputs"]["request"]) if decision else {}
     destination = destination_of(request or {})
-    ref = ctx.inputs["data"]
-    began = time.monotonic()
-    arrived = copy_version(ctx.storage, SiteStorage(destination, ctx.settings.site_folder(destination)), ref.dataset, ref.version)
+    ref = ctx.sent("data")
+    began, sent = time.monotonic(), 0
+
+    def count(size: int) -> None:
+        nonlocal sent
+        sent += size
+
+    arrived = copy_version(ctx.storage, site_storage(destination, ctx.settings), ref.dataset, ref.version, sent=count)
     seconds = time.monotonic() - began
     ctx.log.info("`%s` (%s bytes) rests at `%s` now, checksums equal", ref, f"{arrived.bytes:,}", destination)
     numbers = {
         "source": ctx.site,
         "destination": destination,
         "bytes": arrived.bytes,
+        "bytes_sent": sent,
         "files": len(arrived.files),
         "copy_seconds": round(seconds, 3),
     }

@@ -45,7 +45,7 @@ def watch(ctx: StepContext) -> StepResult:
     seconds = round(time.monotonic() - started, 3)
     summary = _summary(verdict)
     ctx.log.info(summary)
-    links = {"drift report": (ctx.storage.path("datasets", published.dataset, published.version) / HTML_FILE).as_uri()} if report else {}
+    links = {"drift report": ctx.storage.link("datasets", published.dataset, published.version, HTML_FILE)} if report else {}
     return StepResult(
         outputs=(published,), numbers={"verdict": body, "rows": len(current), "seconds": seconds}, links=links, summary=summary
     )
