@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from flows.adapters.settings import Settings, identity
-from flows.adapters.storage import SiteStorage
+from flows.adapters.storage import site_storage
 from flows.core.canonical import instant
 from flows.core.errors import GuardRefused, PolicyDenied, Unavailable, UserError
 from flows.core.governance.proofs import unproven_for
@@ -22,6 +22,8 @@ from flows.core.planning import OUTPUTS
 from flows.services import lineage, proving, recording, ticketing
 from flows.services.context import DatasetRef, StepContext, StepResult
 from flows.services.declarations import Declarations
+from flows.services.discretion import discreet
+from flows.services.own_credentials import narrowed
 from flows.store import decisions, ledger, outbox, runs, sites
 from flows.store.database import State
 
@@ -114,24 +116,27 @@ def run_step(
                 at=now(),
             )
         decision, label = _admit(state, settings, declarations, order, site, pool, resumed=resumed)
-        context = StepContext(
-            settings=settings,
-            workload=workload or _workload(order.workload),
-            step=order.step,
-            site=site,
-            pool=pool,
-            storage=SiteStorage(site, settings.site_folder(site)),
-            state=state,
-            as_of=order.as_of,
-            intent_id=order.intent_id,
-            decision_id=order.decision_id,
-            inputs=order.inputs,
-            label=label,
-            manifests=ticket.manifests if ticket else None,
-        )
-        with lineage.traced(context, decision, order.run_id) as trace:
-            result = trace.made(_service(order.step)(context))
-            return recording.record(context, decision, result, run_id=order.run_id, started=started, finished=now())
+        datasets = {ref.dataset for ref in order.inputs.values()}
+        with narrowed(state, settings, decision, inputs=datasets, run_id=order.run_id, at=now()):
+            context = StepContext(
+                settings=settings,
+                workload=workload or _workload(order.workload),
+                step=order.step,
+                site=site,
+                pool=pool,
+                storage=site_storage(site, settings),
+                state=state,
+                as_of=order.as_of,
+                intent_id=order.intent_id,
+                decision_id=order.decision_id,
+                inputs=order.inputs,
+                label=label,
+                manifests=ticket.manifests if ticket else None,
+            )
+            with lineage.traced(context, decision, order.run_id) as trace:
+                with discreet(context):
+                    result = trace.made(_service(order.step)(context))
+                return recording.record(context, decision, result, run_id=order.run_id, started=started, finished=now())
 
 
 def _admit(

@@ -20,15 +20,17 @@ from typing import TYPE_CHECKING, Any
 from flows.adapters import signing
 from flows.adapters.features import FEATURE_REPO
 from flows.adapters.settings import CONTROL, Settings, identity
-from flows.adapters.storage import SiteStorage
+from flows.adapters.storage import site_storage
 from flows.adapters.subject_search import Subject
 from flows.adapters.ticket_checks import verified
 from flows.core.canonical import content_hash
-from flows.core.errors import GuardRefused, IntegrityError, TradewindError, Unavailable, UserError
+from flows.core.errors import GuardRefused, TradewindError, Unavailable, UserError
 from flows.core.governance import columns
 from flows.core.governance.tickets import PARAMETER, Ticket, check, parameters_hash
 from flows.services import erasing_at_site
+from flows.services.discretion import quiet
 from flows.services.erasing_at_site import Place, Serving
+from flows.services.own_credentials import of_task
 from flows.services.ticketing import LIFE
 from flows.store import dispatches, ledger, outbox, runs
 from flows.store.database import State
@@ -170,8 +172,9 @@ def run(
         )  # fmt: skip
     with _recorded(state, order, pool):
         task = _admit(state, settings, order, site, pool)
-        place = Place(SiteStorage(site, settings.site_folder(site)), order.workload, settings, state, order.task_id, repository)
-        result = _work(place, task, fetch)
+        with of_task(state, settings, site=site, workload=order.workload, step=STEP, task=order.task_id, at=_now()):
+            place = Place(site_storage(site, settings), order.workload, settings, state, order.task_id, repository)
+            result = _work(place, task, fetch)
         with state.transaction() as tx:
             outbox.finish(tx, order.task_id, result, _now())
             runs.finish(tx, order.run_id, "completed", _now())
@@ -180,7 +183,7 @@ def run(
 
 def _admit(state: State, settings: Settings, order: SiteOrder, site: str, pool: str) -> dict[str, Any]:
     """What the task asks, after its ticket was compared with this run, this site and the record."""
-    ticket = verified(order.ticket, signing.Keyring.load(settings.anchors))
+    ticket = verified(order.ticket, signing.keyring(settings))
     check(ticket, deployment=f"{STEP}/{pool}", parameters=order.parameters, at=_now())
     with state.transaction() as tx:
         row = outbox.get(tx, order.task_id)
@@ -199,15 +202,12 @@ def _work(place: Place, task: Mapping[str, Any], fetch: Fetch) -> dict[str, Any]
     if task["do"] == "remove":
         return {"removed": erasing_at_site.remove(place, task["versions"], task.get("artifacts", ()))}
     subject = _subject(place.workload, task, fetch)
-    try:
+    with quiet(
+        f"the {task['do']} at `{place.storage.site}`", fix="look whether the site's files are whole and may be written, then try again"
+    ):
         if task["do"] == "erase":
             return erasing_at_site.erase(place, subject, remove=task["remove"], artifacts=task["artifacts"], serving=serving)
         return erasing_at_site.find(place, subject, serving).to_json()
-    except (TradewindError, MemoryError):
-        raise
-    except Exception as error:  # noqa: BLE001 - a library's words may quote a row
-        what = f"the {task['do']} at `{place.storage.site}` failed with {type(error).__name__}; its message may quote rows and is not shown"
-        raise IntegrityError(what, fix="look whether the site's files are whole and may be written, then try again") from None
 
 
 def _subject(workload: str, task: Mapping[str, Any], fetch: Fetch) -> Subject:
