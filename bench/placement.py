@@ -10,28 +10,23 @@ from __future__ import annotations
 import argparse
 import csv
 import json
-import os
 import platform
 import resource
-import shutil
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
-from decimal import Decimal
-from itertools import pairwise
 from pathlib import Path
-from statistics import median, quantiles
+from statistics import quantiles
 from typing import Any
 
-from flows.adapters.estate import load_blocs, load_estate
-from flows.adapters.estate_import import Sources, import_estate
+from bench import skypilot
+from flows.adapters.estate import load_blocs
 from flows.adapters.policy import CedarPolicy
 from flows.core.governance.labels import Catalog
 from flows.core.placement import Conditions, Decision, Estate, Request, place
-from flows.core.placement.joint import Edge, place_jointly
 
 ROOT = Path(__file__).resolve().parents[1]
 DEPLOYMENTS = ROOT / "deployments"
@@ -54,19 +49,6 @@ SLOTS = 24
 COUNTRIES = ("DE", "NL", "FR", "SE", "US", "CH", "IN", "NO", "GB", "BR")
 
 Figures = dict[str, Any]
-SKYPILOT = "TRADEWIND_BENCH_SKYPILOT"
-"""Names the Python of an environment that has SkyPilot; it is not among the project's dependencies."""
-PEER_REQUEST = {
-    "workload": "bench",
-    "step": "train",
-    "requested_by": {"user": "ada", "roles": ["ml-engineer"]},
-    "runtime": {"p50_hours": 1, "p90_hours": 1},
-    "window": {"deadline": "2026-01-05T08:00:00Z"},
-}
-GPU = ({"accelerators": {"A100": 1}, "cpus": "8+", "memory": "32+"}, {"accelerators": {"A100": 1}, "cpus": 8, "memory_gib": 32})
-CPU = ({"cpus": "8+", "memory": "32+"}, {"cpus": 8, "memory_gib": 32})
-PEER_REQUESTS: dict[str, tuple[Figures, Figures, int]] = {"one_a100": (*GPU, 1), "eight_cpus": (*CPU, 1), "chain_of_ten": (*CPU, 10)}
-"""The same needs in SkyPilot's words and in ours, and how many such tasks stand one after the other."""
 
 
 def main() -> None:
@@ -82,7 +64,7 @@ def main() -> None:
         "many_rules_fail": ten_thousand(max(options.repeats // 4, 2), residency=["DE"]),
         "price_list": price_list(options.data),
         "cold_start": cold_start(),
-        "skypilot": skypilot(options.data),
+        "skypilot": skypilot.compared(options.data),
         "peak_memory_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1),
     }
     print(json.dumps(figures) if options.json else "\n".join(_lines(figures)))  # noqa: T201 - the output of the command
@@ -228,65 +210,6 @@ def cold_start() -> Figures:
             subprocess.run(command, check=True, cwd=ROOT, stdout=subprocess.DEVNULL)
             spans.append(time.perf_counter() - began)
     return {"command": "tradewind place REQUEST.yaml --json", "best_s": round(min(spans), 2), "worst_s": round(max(spans), 2)}
-
-
-def skypilot(data: Path) -> Figures:
-    """SkyPilot's own optimizer and ours on the same requests over the same catalogs (AWS and Google Cloud), as a ratio.
-
-    One hour's work that starts now, on demand, without data: SkyPilot knows no slots, and gives no reasons. Without an accelerator it
-    looks at its default machine families only, so that ours may be cheaper.
-    """
-    python, catalogs = os.environ.get(SKYPILOT), data / "sky_catalogs" / "v8"
-    if not python:
-        return {"skipped": f"{SKYPILOT} names no interpreter that has SkyPilot"}
-    if not catalogs.is_dir() or not (data / "regions.csv").exists():
-        return {"skipped": f"no sky_catalogs and regions.csv in {data.name}/"}
-    with tempfile.TemporaryDirectory() as home:
-        shutil.copytree(catalogs, Path(home, ".sky", "catalogs", "v8"))
-        asked = json.dumps([{"resources": wanted, "chain": chain} for wanted, _, chain in PEER_REQUESTS.values()])
-        command = [python, str(ROOT / "bench" / "skypilot_peer.py")]
-        ran = subprocess.run(command, input=asked, env={**os.environ, "HOME": home}, capture_output=True, text=True, check=False)
-        if ran.returncode:
-            return {"skipped": f"SkyPilot failed: {ran.stderr.strip().splitlines()[-1:]}"}
-        theirs = json.loads(ran.stdout.splitlines()[-1])
-        import_estate(Sources(catalogs, data / "regions.csv", assume_certified=True), Path(home, "estate"))
-        everywhere = load_estate(Path(home, "estate"))
-    sites = tuple(site for site in everywhere.sites if site.cloud in ("aws", "gcp"))
-    ids = {site.id for site in sites}
-    pools, offers = (tuple(row for row in rows if row.site in ids) for rows in (everywhere.pools, everywhere.offers))
-    where = everywhere.model_copy(update={"sites": sites, "pools": pools, "offers": offers})
-    where = Estate.model_validate(where.model_dump(by_alias=True))
-    policy = CedarPolicy.load(DEPLOYMENTS / "policies", where.blocs)
-    figures: Figures = {"offers": len(where.offers), "sites": len(where.sites)}
-    for (name, (_, wanted, chain)), seen in zip(PEER_REQUESTS.items(), theirs, strict=True):
-        ours, usd = _peer(where, policy, wanted, chain)
-        figures[name] = {
-            "theirs_s": round(seen["seconds"], 4),
-            "ours_s": round(ours, 4),
-            "ratio": round(seen["seconds"] / ours, 1),
-            "theirs_usd": round(seen["usd_per_hour"], 4),
-            "ours_usd": round(float(usd), 4),
-        }
-    return figures
-
-
-def _peer(where: Estate, policy: CedarPolicy, wanted: Figures, chain: int) -> tuple[float, Decimal]:
-    """Seconds of our choice, the median of five after one that fills the caches of the estate, and its USD for an hour."""
-    asked = {**PEER_REQUEST, "resources": wanted}
-    nothing = Catalog.model_validate({"as_of": AT})
-    steps = {f"step-{number:03}": Request.model_validate(asked) for number in range(chain)}
-    edges = [Edge.model_validate({"from": a, "to": b, "dataset": "made", "size_gb": 0}) for a, b in pairwise(steps)]
-    spans: list[float] = []
-    usd = Decimal(0)
-    for _ in range(6):
-        began = time.perf_counter()
-        if chain == 1:
-            chosen = place(steps["step-000"], where, policy, nothing, Conditions(), AT).chosen
-            usd = Decimal(0) if chosen is None else chosen.usd.compute
-        else:
-            usd = place_jointly(steps, edges, where, policy, nothing, Conditions(), AT).usd_total or Decimal(0)
-        spans.append(time.perf_counter() - began)
-    return median(spans[1:]), usd
 
 
 def _lines(figures: Figures) -> Iterator[str]:

@@ -1,7 +1,8 @@
-"""SkyPilot's own optimizer on given requests: run by `bench.placement` in the interpreter that has SkyPilot, never imported.
+"""SkyPilot's own optimizer on given requests: run by `bench.skypilot` in the interpreter that has SkyPilot, never imported.
 
-Reads a JSON list of requests (`resources` and how many of the same task stand in a `chain`), prints a JSON list of seconds (the median of
-three, after one that fills its caches) and USD per hour. Clouds are taken as enabled without credentials; the catalogs are those in HOME.
+Reads a JSON list of requests (`resources`, and how many of the same task stand in a `chain`), prints one JSON object: SkyPilot's version,
+and for each request the seconds of the first choice, the median of the following ones (`repeats`; none: the first stands for them), and USD
+per hour. Clouds are taken as enabled without credentials; the catalogs are those in HOME.
 """
 
 from __future__ import annotations
@@ -17,16 +18,13 @@ import sky
 import sky.check
 from sky import clouds, optimizer
 
-REPEATS = 3
-
 
 def measured(request: dict[str, Any]) -> dict[str, float]:
     """Seconds of one choice, and what the chosen machines cost an hour."""
-    chosen, spans = optimized(request)[1], []
-    for _ in range(REPEATS):
-        seconds, chosen = optimized(request)
-        spans.append(seconds)
-    return {"seconds": median(spans), "usd_per_hour": sum(task.best_resources.get_cost(3600) for task in chosen)}
+    first, chosen = optimized(request)
+    spans = [optimized(request)[0] for _ in range(request["repeats"])]
+    usd = sum(task.best_resources.get_cost(3600) for task in chosen)
+    return {"first_s": first, "seconds": median(spans or [first]), "usd_per_hour": usd}
 
 
 def optimized(request: dict[str, Any]) -> tuple[float, list[Any]]:
@@ -44,4 +42,5 @@ def optimized(request: dict[str, Any]) -> tuple[float, list[Any]]:
 
 if __name__ == "__main__":
     sky.check.get_cached_enabled_clouds_or_refresh = lambda *_, **__: [clouds.AWS(), clouds.GCP()]
-    print("\n" + json.dumps([measured(request) for request in json.load(sys.stdin)]))  # noqa: T201 - the output of the command
+    found = [measured(request) for request in json.load(sys.stdin)]
+    print("\n" + json.dumps({"version": sky.__version__, "requests": found}))  # noqa: T201 - the output of the command

@@ -28,6 +28,9 @@ ROLES = ("viewer", "data-scientist", "ml-engineer", "platform-engineer", "compli
 ADEQUATE = "gdpr-adequate"
 """The area of countries whose adequacy decision holds that day and asks nothing of the recipient."""
 
+KEPT = 16
+"""How many sets of entities are kept ready."""
+
 Json = dict[str, Any]
 
 
@@ -69,6 +72,7 @@ class CedarPolicy:
         self._book = book
         self._blocs = blocs
         self._bases: dict[date, cedarpy.Entities] = {}
+        self._known: dict[tuple[date, str], cedarpy.Entities] = {}
 
     @classmethod
     def load(cls, folder: Path, blocs: Blocs) -> CedarPolicy:
@@ -178,7 +182,7 @@ class CedarPolicy:
     def evaluate(self, requests: Sequence[Json], entities: Sequence[Json], day: date) -> list[Ruling]:
         """Cedar's word on plain requests and entities; one that does not fit the schema is an error, never a permit."""
         try:
-            known = self._base(day).with_added_json_str(json.dumps(entities), self._book.schema)
+            known = self._with(json.dumps(entities), day)
             results = cedarpy.is_authorized_batch(list(requests), self._book.policies, known, self._book.schema)
         except (ValueError, TypeError) as error:
             return [Ruling(allowed=False, errors=(_one_line(error),)) for _ in requests]
@@ -204,6 +208,15 @@ class CedarPolicy:
             required = f"a role that may {question.action} for step {question.step}"
             reasons = [Reason("default-deny", "policy", roles, required, "policies")]
         return Answer(allowed=False, reasons=tuple(reasons))
+
+    def _with(self, entities: str, day: date) -> cedarpy.Entities:
+        """The day's base with these entities; the last few are kept, since an estate's pools are the same from question to question."""
+        key = (day, entities)
+        if key not in self._known:
+            if len(self._known) >= KEPT:
+                self._known.clear()
+            self._known[key] = self._base(day).with_added_json_str(entities, self._book.schema)
+        return self._known[key]
 
     def _base(self, day: date) -> cedarpy.Entities:
         """Areas and roles, and the actions of the schema, as they are on that day."""

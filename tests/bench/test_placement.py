@@ -7,6 +7,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+from bench import skypilot
 from bench.placement import priced_estate, ten_thousand
 
 ROOT = Path(__file__).parents[2]
@@ -37,3 +40,9 @@ def test_what_is_not_there_is_skipped_with_a_reason(tmp_path: Path) -> None:
     figures = json.loads(subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout)
     assert "no unified_prices.csv" in figures["price_list"]["skipped"]
     assert figures["cold_start"]["best_s"] > 0
+
+
+def test_without_an_interpreter_that_has_the_peer_nothing_is_compared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The figures say why."""
+    monkeypatch.delenv(skypilot.PYTHON, raising=False)
+    assert skypilot.compared(tmp_path) == {"skipped": "TRADEWIND_BENCH_SKYPILOT names no interpreter that has SkyPilot"}

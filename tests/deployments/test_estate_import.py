@@ -369,6 +369,7 @@ def test_place_ranks_as_a_brute_force_does(real: Estate, prices: Any) -> None:
 
 
 @pytest.mark.nightly
+@pytest.mark.timeout(14_400)
 def test_place_ranks_as_a_brute_force_does_many_times(real: Estate, prices: Any) -> None:
     """Hundreds of requests over eight regions each, and some over all 53."""
     compare(real, prices, requests=300, regions=8, seed=2)

@@ -23,7 +23,7 @@ from flows.core.placement.policy import Policy
 from flows.core.placement.relax import nearness, relaxation
 from flows.core.placement.request import Conditions, Request
 from flows.core.placement.scene import Scene, resolve
-from flows.core.placement.score import NEAR, Candidate, Pricer, lanes
+from flows.core.placement.score import NEAR, Candidate, Pricer, lanes_on
 
 LASTING: tuple[Kind, ...] = ("policy", "data", "restrict", "fit", "latency")
 """What is the same at every slot of a lane, while no dated fact ends."""
@@ -78,11 +78,12 @@ def input_hashes(request: Request, estate: Estate, policy: Policy, catalog: Cata
 
 @dataclass(slots=True)
 class Miss:
-    """The nearest miss of one offer of a pool."""
+    """The nearest miss of one offer of a pool, and how many offers end as it does."""
 
     candidate: Candidate
     reasons: tuple[Reason, ...]
     near: tuple[object, ...]
+    alike: int
 
 
 @dataclass(slots=True)
@@ -97,7 +98,7 @@ class Outcome:
 
 def _place(scene: Scene, policy: Policy) -> Decision:
     pricer = Pricer(scene)
-    said = verdicts(scene, policy, _pools_and_eras(scene, pricer))
+    said = verdicts(scene, policy, pools_and_eras(scene, scene.pools, pricer))
     facts = Facts(scene, pricer, said)
     outcomes = [_outcome(pool, facts) for pool in scene.pools]
     ranked = sorted((outcome.best for outcome in outcomes if outcome.best is not None), key=lambda best: best.rank)
@@ -117,27 +118,24 @@ def _place(scene: Scene, policy: Policy) -> Decision:
     )
 
 
-def _pools_and_eras(scene: Scene, pricer: Pricer) -> Iterator[tuple[Pool, int]]:
+def pools_and_eras(scene: Scene, pools: Iterable[Pool], pricer: Pricer) -> Iterator[tuple[Pool, int]]:
     """Each pool with every era that a run on it may end in."""
-    for pool in scene.pools:
-        latest = max((lane.latest() for lane in pricer.priced(pool)), default=scene.at)
-        for era in range(scene.era(scene.at), scene.era(latest) + 1):
+    for pool in pools:
+        for era in range(scene.era(scene.at), scene.era(pricer.latest(pool)) + 1):
             yield pool, era
 
 
 def _outcome(pool: Pool, facts: Facts) -> Outcome:
     best: Candidate | None = None
-    priced: set[str] = set()
     survived: set[str] = set()
     nearest: dict[str, Miss] = {}
     one_era = (pool.name, facts.scene.era(facts.scene.at) + 1) not in facts.verdicts
     for lane in facts.pricer.priced(pool):
         offer = lane.lane.offer.name
-        priced.add(offer)
         lasting: tuple[object, ...] | None = None
         for total, slot in lane.slots():
             if offer in survived:
-                if best is not None and total > _clearly_above(best):
+                if best is not None and total > clearly_above(best):
                     break
             elif lasting is not None and offer in nearest and _no_nearer(total, lasting, nearest[offer]):
                 break
@@ -151,14 +149,13 @@ def _outcome(pool: Pool, facts: Facts) -> Outcome:
             elif offer not in survived:
                 near = nearness(candidate, reasons)
                 if offer not in nearest or near < nearest[offer].near:
-                    nearest[offer] = Miss(candidate, reasons, near)
+                    nearest[offer] = Miss(candidate, reasons, near, facts.pricer.alike(pool, offer))
                 if lasting is None and one_era:
                     lasting = nearness(candidate, [reason for reason in reasons if reason.kind in LASTING])[:2]
-    unpriced = tuple(offer.name for offer in facts.scene.estate.offers_of(pool) if offer.name not in priced)
-    return Outcome(pool, best, sorted(nearest.values(), key=lambda miss: miss.near), unpriced)
+    return Outcome(pool, best, sorted(nearest.values(), key=lambda miss: miss.near), facts.scene.estate.unpriced_of(pool))
 
 
-def _clearly_above(candidate: Candidate) -> float:
+def clearly_above(candidate: Candidate) -> float:
     """A float total above this is dearer than the candidate, whatever floats lose."""
     total = float(candidate.usd.total)
     return total + NEAR + total * 1e-9
@@ -166,15 +163,14 @@ def _clearly_above(candidate: Candidate) -> float:
 
 def _no_nearer(total: float, lasting: tuple[object, ...], miss: Miss) -> bool:
     """Whether slots from this total on, which fail at least the rules that last, can only miss by more than the known miss does."""
-    return miss.near[:2] < lasting or (miss.near[:2] == lasting and total > _clearly_above(miss.candidate))
+    return miss.near[:2] < lasting or (miss.near[:2] == lasting and total > clearly_above(miss.candidate))
 
 
 def _twin(best: Candidate, pricer: Pricer, scene: Scene) -> Candidate | None:
     """The on-demand twin of a spot candidate."""
     if best.lane.spot is None:
         return None
-    twin = next(lane for lane in lanes(scene, best.lane.pool) if lane.offer.name == best.lane.offer.name and lane.spot is None)
-    return pricer.candidate(twin, best.start, scene.deadline)
+    return pricer.candidate(next(lanes_on(scene, best.lane.pool, best.lane.offer)), best.start, scene.deadline)
 
 
 def _rows(outcome: Outcome, facts: Facts) -> Iterable[Rejection]:
@@ -185,9 +181,10 @@ def _rows(outcome: Outcome, facts: Facts) -> Iterable[Rejection]:
     name, site = outcome.pool.name, outcome.pool.site
     for _, misses in sorted(grouped.items(), key=lambda item: item[1][0].near):
         nearest = misses[0]
-        offer = nearest.candidate.lane.offer.name if len(misses) == 1 else None
+        offers = sum(miss.alike for miss in misses)
+        offer = nearest.candidate.lane.offer.name if offers == 1 else None
         relaxed: Relaxation | None = relaxation(nearest.candidate, nearest.reasons, facts)
-        yield Rejection(name, site, offer, len(misses), nearest.reasons, relaxed)
+        yield Rejection(name, site, offer, offers, nearest.reasons, relaxed)
     if outcome.unpriced:
         reason = Reason("no-price", "fit", "no on-demand price", "a price", "estate: offers.csv")
         yield Rejection(name, site, outcome.unpriced[0] if len(outcome.unpriced) == 1 else None, len(outcome.unpriced), (reason,))
@@ -231,7 +228,7 @@ def _runtime(scene: Scene, ranked: Sequence[Candidate]) -> Iterable[str]:
 def assumed(scene: Scene, pricer: Pricer) -> Iterable[str]:
     """Where the estate's worst stands in for a value that nobody measured."""
     for what, missing, worst, unit in (
-        ("Watts", pricer.no_watts, scene.estate.worst_watts, "W"),
+        ("Watts", pricer.without_watts, scene.estate.worst_watts, "W"),
         ("carbon", pricer.no_carbon, scene.estate.worst_g_per_kwh, "g/kWh"),
     ):
         if missing:

@@ -6,7 +6,7 @@ from collections.abc import Hashable, Iterable, Mapping
 from decimal import Decimal
 from fnmatch import fnmatchcase
 from functools import cached_property
-from typing import Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, StrictBool, model_validator
 
@@ -14,6 +14,7 @@ from flows.core.canonical import content_hash
 from flows.core.governance.blocs import Blocs
 from flows.core.placement.fields import (
     Clock,
+    Count,
     Country,
     Day,
     Integer,
@@ -26,7 +27,11 @@ from flows.core.placement.fields import (
     Positive,
 )
 from flows.core.placement.hashing import content_form
+from flows.core.placement.kubernetes_pool import Kubernetes
 from flows.core.placement.zones import known_zone
+
+if TYPE_CHECKING:
+    from flows.core.placement.shelf import Shelf
 
 Classification = Literal["public", "internal", "confidential", "restricted"]
 LEVELS: Mapping[str, int] = {"public": 0, "internal": 1, "confidential": 2, "restricted": 3}
@@ -70,12 +75,15 @@ class Site(Model):
 
     `certifications` maps a name to its last valid UTC day (None: open). `storage_usd_per_gb_month` is for 730 hours.
     `country` or `operator_country` None means unknown: nothing may run there. `certifications_assumed`: nobody has checked the
-    certifications, the ceiling and the keys; every decision over an estate with such a site says so.
+    certifications, the ceiling and the keys; every decision over an estate with such a site says so. `account` is an AWS account, a Google
+    project or an Azure subscription, `images` the repository, without tag or digest, that the site's runs take their image from.
     """
 
     id: Name
     cloud: Name
     region: Line | None = None
+    account: Name | None = None
+    images: Name | None = None
     country: Country | None
     operator_country: Country | None
     max_classification: Classification
@@ -94,6 +102,8 @@ class Pool(Model):
 
     `offers` are names or patterns of the site's offers (empty: it takes no placed step). `certifications` narrows the site's.
     `capacity` is the most that may be in use at once, by `nodes`, `cpus`, `memory_gib` or an accelerator's name; left out: unlimited.
+    `infrastructure` holds what the cloud's objects are called that its runs stand on (role, cluster, subnets, …): its template says which.
+    `kubernetes` says how the jobs of a pool of that type enter their cluster.
     """
 
     name: Name
@@ -107,6 +117,14 @@ class Pool(Model):
     spot_interruptions_per_hour: NonNegative | None = None
     spot_wait_minutes: Minutes = Decimal(0)
     startup_minutes: Minutes = Decimal(0)
+    infrastructure: Mapping[Name, Line | tuple[Line, ...] | Count] = Field(default_factory=dict)
+    kubernetes: Kubernetes | None = None
+
+    @model_validator(mode="after")
+    def _cluster_of_a_cluster(self) -> Self:
+        if self.kubernetes is not None and self.type != "kubernetes":
+            raise ValueError(f"`kubernetes` is for pools of type `kubernetes`; `{self.name}` is of type `{self.type}`")
+        return self
 
 
 class Offer(Model):
@@ -261,9 +279,51 @@ class Estate(Model):
 
     def offers_of(self, pool: Pool) -> tuple[Offer, ...]:
         """The offers that the pool can rent, sorted by name; patterns match upper and lower case exactly."""
-        return tuple(
-            offer for offer in self.offers_by_site.get(pool.site, ()) if any(fnmatchcase(offer.name, pattern) for pattern in pool.offers)
-        )
+        key = (pool.site, pool.offers)
+        if key not in self._rentable:
+            offers = self.offers_by_site.get(pool.site, ())
+            self._rentable[key] = tuple(offer for offer in offers if any(fnmatchcase(offer.name, pattern) for pattern in pool.offers))
+        return self._rentable[key]
+
+    def unpriced_of(self, pool: Pool) -> tuple[str, ...]:
+        """The names of the offers that the pool could rent if they had a price."""
+        key = (pool.site, pool.offers)
+        if key not in self._unpriced:
+            self._unpriced[key] = tuple(offer.name for offer in self.offers_of(pool) if offer.usd_per_hour is None)
+        return self._unpriced[key]
+
+    @cached_property
+    def _unpriced(self) -> dict[tuple[str, tuple[str, ...]], tuple[str, ...]]:
+        return {}
+
+    @cached_property
+    def _rentable(self) -> dict[tuple[str, tuple[str, ...]], tuple[Offer, ...]]:
+        return {}
+
+    def shelf_of(self, pool: Pool) -> Shelf:
+        """The offers that the pool can rent and that have a price, in columns; made once."""
+        from flows.core.placement.shelf import Shelf
+
+        key = (pool.site, pool.offers)
+        if key not in self._shelves:
+            self._shelves[key] = Shelf(self, pool)
+        return self._shelves[key]
+
+    @cached_property
+    def _shelves(self) -> dict[tuple[str, tuple[str, ...]], Shelf]:
+        return {}
+
+    def without_watts(self, pools: tuple[str, ...]) -> tuple[str, ...]:
+        """The offers of these pools, as `site/offer`, that have a price and whose power nobody knows; found once for the same pools."""
+        if pools not in self._without_watts:
+            rented = ((pool.site, offer) for pool in map(self.pool_by_name.__getitem__, pools) for offer in self.offers_of(pool))
+            found = {f"{site}/{offer.name}" for site, offer in rented if offer.watts is None and offer.usd_per_hour is not None}
+            self._without_watts[pools] = tuple(sorted(found))
+        return self._without_watts[pools]
+
+    @cached_property
+    def _without_watts(self) -> dict[tuple[str, ...], tuple[str, ...]]:
+        return {}
 
     @cached_property
     def egress_by_pair(self) -> dict[tuple[str, str], EgressPrice]:

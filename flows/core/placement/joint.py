@@ -177,7 +177,8 @@ def place_jointly(
     )
     with localcontext(Context(prec=28, rounding=ROUND_HALF_EVEN)):
         ready = prepare({name: steps[name] for name in order}, hops, estate, policy, catalog, conditions, at)
-        hashes = {kind: content_hash(document) for kind, document in joint_documents(steps, edges, estate, catalog, conditions).items()}
+        documents = joint_documents(steps, edges, estate, catalog, conditions)
+        hashes = {kind: estate.hash if kind == "estate" else content_hash(document) for kind, document in documents.items()}
         inputs = {"engine": engine(policy.engine), "policies": policy.hash, **hashes}
         return _decide(ready, hops, inputs, at)
 
@@ -301,11 +302,15 @@ def _puzzle(ready: Mapping[str, Step], hops: Sequence[Hop], names: Sequence[str]
     """The named steps and the edges between them in millionths of a USD."""
     place = {name: index for index, name in enumerate(names)}
     pairs: dict[tuple[int, int], list[list[int | None]]] = {}
+    priced: dict[tuple[object, ...], list[list[int | None]]] = {}
     for hop in hops:
         if hop.from_ not in place or hop.to not in place:
             continue
-        target = ready[hop.to]
-        new = [[_micro(target.usd(hop, src.site, dst)) for dst in target.options] for src in ready[hop.from_].options]
+        sources, target = ready[hop.from_].options, ready[hop.to]
+        alike = (id(sources), id(target.options), hop.dataset, hop.size_gb, hop.home)
+        if alike not in priced:
+            priced[alike] = [[_micro(target.usd(hop, src.site, dst)) for dst in target.options] for src in sources]
+        new = priced[alike]
         key = (place[hop.from_], place[hop.to])
         pairs[key] = (
             new if key not in pairs else [[_sum(*both) for both in zip(*rows, strict=True)] for rows in zip(pairs[key], new, strict=True)]

@@ -12,14 +12,14 @@ from flows.core.governance.labels import Catalog
 from flows.core.placement import runtimes
 from flows.core.placement.asking import verdicts
 from flows.core.placement.decision import Chosen, Reason, Rejection
-from flows.core.placement.engine import assumed, rejections
+from flows.core.placement.engine import assumed, clearly_above, pools_and_eras, rejections
 from flows.core.placement.estate import Estate, Pool, Site
 from flows.core.placement.filters import FILTERS, Facts
 from flows.core.placement.haul import leg
 from flows.core.placement.policy import Answer, Policy, Question
 from flows.core.placement.request import Conditions, Request
 from flows.core.placement.scene import Input, Scene, resolve
-from flows.core.placement.score import SIX_PLACES, Candidate, Pricer, lanes
+from flows.core.placement.score import SIX_PLACES, Candidate, Pricer, lanes_on
 
 ZERO = Decimal(0)
 Reasons = tuple[Reason, ...]
@@ -77,6 +77,10 @@ class Ground:
     facts: Facts | None = None
     moves: dict[tuple[str, str, int], Reasons] = field(default_factory=dict)
 
+    def against(self, hop: Hop, pool: str, era: int) -> Reasons:
+        """Why the hop's dataset must not come to the pool from elsewhere."""
+        return (*self.moves[hop.dataset, pool, era], *(_unlabelled(hop) if self.scene.label(hop.dataset, era) is None else ()))
+
 
 @dataclass(frozen=True, slots=True)
 class Step:
@@ -87,7 +91,12 @@ class Step:
     grounds: tuple[Ground, ...]
     options: tuple[Option, ...]
     every: tuple[Option, ...]
-    warnings: tuple[str, ...]
+    lines: tuple[str, ...]
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What must be said, under the step's name."""
+        return tuple(f"`{self.name}`: {line}" for line in self.lines)
 
     def best(self, hop: Hop, src: str, option: Option) -> tuple[Decimal, str] | None:
         """What the hop of a dataset made at that site costs to the option, and the site it then comes from, its maker's or its home.
@@ -110,7 +119,7 @@ class Step:
     def against(self, hop: Hop, src: str, option: Option) -> Reasons:
         """Why the hop from that other site to the option must not be."""
         ground = next(ground for ground in self.grounds if option.candidate.lane.pool in ground.pools)
-        found = list(ground.moves[hop.dataset, option.pool, option.candidate.era])
+        found = list(ground.against(hop, option.pool, option.candidate.era))
         if leg(self.estate, hop.size_gb, src, option.site) is None:
             found.append(Reason("egress-unknown", "data", f"{src} -> {option.site} has no price", "a row for it", "estate: egress.csv"))
         return tuple(found)
@@ -137,7 +146,7 @@ class Step:
         if lane.spot is None:
             return option.candidate.chosen()
         ground = next(ground for ground in self.grounds if lane.pool in ground.pools)
-        twin = next(other for other in lanes(ground.scene, lane.pool) if other.offer.name == lane.offer.name and other.spot is None)
+        twin = next(lanes_on(ground.scene, lane.pool, lane.offer))
         return option.candidate.chosen(ground.pricer.candidate(twin, option.candidate.start, ground.scene.deadline))
 
 
@@ -196,13 +205,28 @@ def prepare(
     """
     asked = Remembered(policy)
     coming = {name: [hop for hop in hops if hop.to == name] for name in steps}
+    twins = _twins(steps, coming)
     grounds = {
-        name: _grounds(_resolved(name, request, estate, catalog, conditions, at, asked), coming[name]) for name, request in steps.items()
+        name: _grounds(_resolved(name, steps[name], estate, catalog, conditions, at, asked), coming[name])
+        for name in dict.fromkeys(twins.values())
     }
     for _ in range(2):  # the first round only notes the questions
         told = {name: sorted({line for ground in found for line in _judge(ground, coming[name], asked)}) for name, found in grounds.items()}
         asked.settle()
-    return {name: _step(name, estate, grounds[name], coming[name], told[name]) for name in steps}
+    found = {name: _step(name, estate, grounds[name], coming[name], told[name]) for name in grounds}
+    return {name: replace(found[twin], name=name) for name, twin in twins.items()}
+
+
+def _twins(steps: Mapping[str, Request], coming: Mapping[str, Sequence[Hop]]) -> dict[str, str]:
+    """For each step the first one that asks for the same and gets the same over its edges, whoever it is from: it has the same options."""
+    found: dict[str, str] = {}
+    first: list[tuple[Request, list[Hop], str]] = []
+    for name, request in steps.items():
+        gets = sorted((replace(hop, from_="", to="") for hop in coming[name]), key=lambda hop: hop.dataset)
+        found[name] = next((other for asked, got, other in first if got == gets and asked == request), name)
+        if found[name] == name:
+            first.append((request, gets, name))
+    return found
 
 
 def _resolved(name: str, request: Request, estate: Estate, catalog: Catalog, conditions: Conditions, at: datetime, policy: Policy) -> Scene:
@@ -234,11 +258,7 @@ def _at_hand(scene: Scene, coming: Sequence[Hop], site: Site) -> Scene:
 
 def _ground(scene: Scene, pools: tuple[Pool, ...]) -> Ground:
     pricer = Pricer(scene)
-    eras = []
-    for pool in pools:
-        latest = max((pricer.latest(lane) for lane in lanes(scene, pool)), default=scene.at)
-        eras += [(pool, era) for era in range(scene.era(scene.at), scene.era(latest) + 1)]
-    return Ground(scene, pools, pricer, tuple(eras))
+    return Ground(scene, pools, pricer, tuple(pools_and_eras(scene, pools, pricer)))
 
 
 def _judge(ground: Ground, coming: Sequence[Hop], policy: Policy) -> Iterable[str]:
@@ -252,8 +272,7 @@ def _judge(ground: Ground, coming: Sequence[Hop], policy: Policy) -> Iterable[st
         moved = verdicts(arriving, policy, ground.eras)
         used.update(moved.excepted)
         for pool, era in ground.eras:
-            unknown = _unlabelled(hop) if scene.label(hop.dataset, era) is None else ()
-            ground.moves[hop.dataset, pool.name, era] = (*moved[pool.name, era], *unknown)
+            ground.moves[hop.dataset, pool.name, era] = moved[pool.name, era]
     return used
 
 
@@ -269,7 +288,7 @@ def _step(name: str, estate: Estate, grounds: tuple[Ground, ...], coming: Sequen
         if not any(better.site == option.site and better.may_come >= option.may_come for better in options):
             options.append(option)
     warnings = {*told, *(line for ground in grounds for line in (*ground.scene.warnings, *assumed(ground.scene, ground.pricer)))}
-    return Step(name, estate, grounds, tuple(options), tuple(every), tuple(f"`{name}`: {line}" for line in sorted(warnings)))
+    return Step(name, estate, grounds, tuple(options), tuple(every), tuple(sorted(warnings)))
 
 
 def _options(ground: Ground, coming: Sequence[Hop]) -> Iterator[Option]:
@@ -277,11 +296,16 @@ def _options(ground: Ground, coming: Sequence[Hop]) -> Iterator[Option]:
     facts = ground.facts
     assert facts is not None
     for pool in ground.pools:
+        eras = [era for other, era in ground.eras if other is pool]
+        may_come = {era: frozenset(hop.dataset for hop in coming if not ground.against(hop, pool.name, era)) for era in eras}
         best: dict[frozenset[str], Candidate] = {}
-        for candidate in (candidate for lane in lanes(ground.scene, pool) for candidate in ground.pricer.candidates(lane)):
-            may_come = frozenset(hop.dataset for hop in coming if not ground.moves[hop.dataset, pool.name, candidate.era])
-            held = best.get(may_come)
-            if (held is None or candidate.rank < held.rank) and not any(rule(candidate, facts) for _, rule in FILTERS):
-                best[may_come] = candidate
-        for may_come, candidate in best.items():
-            yield Option(candidate, may_come)
+        for lane in ground.pricer.priced(pool):
+            for total, slot in lane.slots():
+                if len(best) == len(set(may_come.values())) and total > max(map(clearly_above, best.values())):
+                    break
+                candidate = lane.at(slot, ground.scene.deadline)
+                held = best.get(may_come[candidate.era])
+                if (held is None or candidate.rank < held.rank) and not any(rule(candidate, facts) for _, rule in FILTERS):
+                    best[may_come[candidate.era]] = candidate
+        for datasets, candidate in best.items():
+            yield Option(candidate, datasets)

@@ -64,6 +64,7 @@ class Scene:
     boundaries: tuple[date, ...]
     runtimes: dict[str | None, Runtime]
     measured_anywhere: bool
+    runtimes_differ: bool
     warnings: tuple[str, ...]
     _labels: dict[tuple[str, int], Label | None] = field(default_factory=dict)
     _joined: dict[int, tuple[str | None, Label | None]] = field(default_factory=dict)
@@ -201,6 +202,7 @@ def resolve(
         boundaries=tuple(sorted(day for day in {*_last_days(estate, catalog), *last_days} if day >= at.date())),
         runtimes=runtimes,
         measured_anywhere=any(row.runs and row.offer is None for row in rows),
+        runtimes_differ=bool(estate.speeds) or set(runtimes) - {None} != set(),
         warnings=tuple(warnings),
     )
 
@@ -232,11 +234,14 @@ def _unmatched(request: Request, estate: Estate, conditions: Conditions) -> Iter
     """Names that the estate does not have: they narrow or say nothing, and the reader should know."""
     pools, sites = set(estate.pool_by_name), set(estate.site_by_id)
     clouds = {site.cloud for site in estate.sites}
-    offers = {offer.name for offer in estate.offers}
     wrong = [f"restrict.clouds: `{name}`" for name in request.restrict.clouds if name not in clouds]
     wrong += [f"restrict.sites: `{name}`" for name in request.restrict.sites if name not in sites]
     wrong += [f"restrict.pools: `{name}`" for name in request.restrict.pools if name not in pools]
-    wrong += [f"restrict.offers: `{name}`" for name in request.restrict.offers if not any(fnmatchcase(offer, name) for offer in offers)]
+    wrong += [
+        f"restrict.offers: `{name}`"
+        for name in request.restrict.offers
+        if not any(fnmatchcase(offer.name, name) for offer in estate.offers)
+    ]
     wrong += sorted({f"conditions.reservations: pool `{row.pool}`" for row in conditions.reservations if row.pool not in pools})
     used = {name for row in conditions.reservations for name in row.use} - set(SHARED)
     if used:

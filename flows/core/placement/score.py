@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
@@ -81,21 +81,18 @@ class Candidate:
         )
 
 
-def lanes(scene: Scene, pool: Pool) -> Iterator[Lane]:
-    """The lanes of the pool, by offer, on demand first.
+def lanes_on(scene: Scene, pool: Pool, offer: Offer) -> Iterator[Lane]:
+    """The lanes of one offer of the pool, on demand first; none without a price.
 
     Spot needs an interruptible request that ends, a pool that has spot, a spot price, an on-demand price to fall back on, and a known rate.
     """
-    site, request = scene.site_of(pool), scene.request
-    for offer in scene.estate.offers_of(pool):
-        runtime = scene.runtime_on(offer)
-        held = runtime or max(scene.runtimes.values(), key=lambda known: (known.p90_hours, known.p50_hours))
-        if offer.usd_per_hour is None:
-            continue
-        yield Lane(pool, site, offer, None, held, runtime is not None)
-        rate = pool.spot_interruptions_per_hour if offer.spot_interruptions_per_hour is None else offer.spot_interruptions_per_hour
-        if scene.serves or not request.interruptible or not pool.spot or offer.spot_usd_per_hour is None or rate is None:
-            continue
+    if offer.usd_per_hour is None:
+        return
+    site, request, runtime = scene.site_of(pool), scene.request, scene.runtime_on(offer)
+    held = runtime or max(scene.runtimes.values(), key=lambda known: (known.p90_hours, known.p50_hours))
+    yield Lane(pool, site, offer, None, held, runtime is not None)
+    rate = pool.spot_interruptions_per_hour if offer.spot_interruptions_per_hour is None else offer.spot_interruptions_per_hour
+    if not scene.serves and request.interruptible and pool.spot and offer.spot_usd_per_hour is not None and rate is not None:
         terms = SpotTerms(
             rate=rate * request.resources.nodes / 3600,
             restart=pool.startup_minutes * 60,
@@ -158,6 +155,10 @@ NEAR = 1e-5
 """USD by which the float total of a slot may differ from the exact one, besides one part in 10^9."""
 
 
+FEW = 16
+"""A pool of no more offers than this is looked at as a whole: that is faster than to sort it first."""
+
+
 class Pricer:
     """Prices the lanes of one scene; keeps what sites share.
 
@@ -172,7 +173,8 @@ class Pricer:
         self._carbon: dict[str | None, Tariff] = {}
         self._priced: dict[str, tuple[PricedLane, ...]] = {}
         self._fixed: dict[tuple[str, SpotTerms | None, Decimal, bool], tuple[Span, timedelta]] = {}
-        self.no_watts: set[str] = set()
+        self._latest: dict[str, datetime] = {}
+        self._alike: dict[str, Mapping[str, int]] = {}
         self.no_carbon: set[str] = set()
 
     def haul(self, site: Site) -> Haul:
@@ -182,16 +184,37 @@ class Pricer:
         return self._hauls[site.id]
 
     def priced(self, pool: Pool) -> tuple[PricedLane, ...]:
-        """The pool's lanes, priced as far as that does not depend on the slot."""
+        """The lanes of the pool's contenders, priced as far as that does not depend on the slot."""
         if pool.name not in self._priced:
-            self._priced[pool.name] = tuple(PricedLane(self, lane) for lane in lanes(self.scene, pool))
+            scene, every = self.scene, self.scene.estate.offers_of(pool)
+            found: list[tuple[Offer, int]] = []
+            if len(every) > FEW:
+                from flows.core.placement.shelf import contenders
+
+                found = contenders(scene, pool)
+            priced = self._lanes(pool, [offer for offer, _ in found] or every)
+            self._latest[pool.name] = max((lane.latest() for lane in priced), default=scene.at)
+            if found and scene.era(self._latest[pool.name]) > scene.era(scene.at):
+                found, priced = [], self._lanes(pool, every)
+            self._alike[pool.name], self._priced[pool.name] = {offer.name: count for offer, count in found}, priced
         return self._priced[pool.name]
 
-    def candidates(self, lane: Lane) -> Iterator[Candidate]:
-        """The lane at every slot."""
-        priced = PricedLane(self, lane)
-        for slot in self.scene.slots:
-            yield priced.at(slot, self.scene.deadline)
+    def _lanes(self, pool: Pool, offers: Iterable[Offer]) -> tuple[PricedLane, ...]:
+        return tuple(PricedLane(self, lane) for offer in offers for lane in lanes_on(self.scene, pool, offer))
+
+    def latest(self, pool: Pool) -> datetime:
+        """An instant that no run on the pool ends after, at p90; the decision's own where nothing can run."""
+        self.priced(pool)
+        return self._latest[pool.name]
+
+    def alike(self, pool: Pool, offer: str) -> int:
+        """How many offers of the pool end as this contender does, itself among them."""
+        return self._alike[pool.name].get(offer, 1)
+
+    @property
+    def without_watts(self) -> tuple[str, ...]:
+        """The offers of the priced pools whose power nobody knows."""
+        return self.scene.estate.without_watts(tuple(sorted(self._priced)))
 
     def fixed(self, lane: Lane, work: Decimal, *, endless: bool) -> tuple[Span, timedelta]:
         """The lane's span with all the time in the world, and the time to a deadline from which on there is as much."""
@@ -203,10 +226,6 @@ class Pricer:
     def candidate(self, lane: Lane, slot: datetime, deadline: datetime | None) -> Candidate:
         """The lane at one slot, under that deadline."""
         return PricedLane(self, lane).at(slot, deadline)
-
-    def latest(self, lane: Lane) -> datetime:
-        """An instant that no run of the lane ends after, at p90."""
-        return PricedLane(self, lane).latest()
 
     def off_peak(self, site: Site) -> Tariff | None:
         """The site's price factor over time; None if it never changes."""
@@ -225,7 +244,6 @@ class Pricer:
         """Watts of one node; what is not known counts as the estate's worst."""
         if lane.offer.watts is not None:
             return lane.offer.watts
-        self.no_watts.add(f"{lane.site.id}/{lane.offer.name}")
         return self.scene.estate.worst_watts or ZERO
 
 

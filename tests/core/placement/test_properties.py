@@ -52,6 +52,7 @@ def test_the_chosen_candidate_is_the_best_that_brute_force_finds(world):
 
 
 @pytest.mark.nightly
+@pytest.mark.timeout(14_400)
 @settings(max_examples=20_000, deadline=None, suppress_health_check=list(HealthCheck))
 @given(worlds())
 def test_the_chosen_candidate_is_the_best_that_brute_force_finds_at_length(world):

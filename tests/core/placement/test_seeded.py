@@ -206,6 +206,7 @@ RULES = {
 
 
 @pytest.mark.nightly
+@pytest.mark.timeout(14_400)
 @pytest.mark.parametrize("portion", PORTIONS)
 def test_a_million_worlds(portion: int) -> None:
     """The same over a hundred times as many others."""
