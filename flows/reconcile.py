@@ -1,17 +1,20 @@
-"""Scheduled in control: starts what an event missed, frees what a crash held, mends aliases, anchors the ledger."""
+"""Scheduled in control: starts what an event missed, frees what a crash held, mends aliases, anchors the ledger, ends orphaned jobs."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict
+from datetime import UTC, datetime
 from typing import Any
 
 from prefect import flow
 
 from flows.adapters import dispatch
+from flows.adapters.pool_runs import PoolRuns
 from flows.adapters.settings import Settings
 from flows.core.errors import UserError
-from flows.services import approving, reconciling
+from flows.services import approving, reconciling, sweeping
+from flows.store.database import State
 
 
 @flow(name="reconcile", flow_run_name="reconcile")
@@ -32,4 +35,8 @@ async def reconcile() -> dict[str, Any]:
         except UserError:
             return True
 
-    return asdict(await reconciling.reconcile(settings, start=start, is_over=is_over))
+    done = asdict(await reconciling.reconcile(settings, start=start, is_over=is_over))
+    if sweeping.is_due(settings, datetime.now(UTC)):
+        swept = await sweeping.sweep(State(settings.state_url), settings, PoolRuns(), at=datetime.now(UTC))
+        done["swept"] = swept.to_json()
+    return done

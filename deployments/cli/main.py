@@ -10,6 +10,7 @@ from types import FrameType
 import typer
 
 from deployments.cli import (
+    access,
     apply,
     approve,
     catalog,
@@ -18,14 +19,17 @@ from deployments.cli import (
     estate,
     ledger,
     models,
+    move,
     new,
     place,
     policy,
     replay,
+    report,
     review,
     run,
     site,
     stack,
+    sweep,
 )
 from flows.core.errors import TradewindError
 
@@ -46,6 +50,7 @@ for command in (
     run.run,
     run.backfill,
     models.rollback,
+    move.move,
     approve.approve,
     erase.erase,
     erase.retention,
@@ -53,9 +58,11 @@ for command in (
     place.place,
     place.explain,
     replay.replay,
+    sweep.sweep,
 ):
     app.command()(command)
 for name, group in (
+    ("access", access),
     ("estate", estate),
     ("policy", policy),
     ("catalog", catalog),
@@ -63,6 +70,7 @@ for name, group in (
     ("costs", costs),
     ("site", site),
     ("review", review),
+    ("report", report),
 ):
     app.add_typer(group.app, name=name)
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
+from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, SecretStr
+from pydantic import BaseModel, ConfigDict, Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from flows.core.errors import GuardRefused
@@ -18,10 +21,29 @@ POOL_VARIABLE = "TRADEWIND_POOL"
 CONTROL = "control"
 
 
+class SiteConnection(BaseModel):
+    """How the data of one site is reached; nothing here but `credentials` and `online_url` is secret."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+    url: str = Field(pattern=r"^(file|s3|gs)://", description="root of the site's data")
+    endpoint: str | None = Field(
+        default=None, pattern=r"^https?://[^/@]+/?$", description="object store that speaks S3 but is not AWS's; left out: the cloud's own"
+    )
+    kms_key: str | None = Field(default=None, description="reference of the key that encrypts it")
+    credentials: SecretStr | None = Field(default=None, description="left out: the worker's own identity")
+    online_url: SecretStr | None = Field(default=None, description="online feature store of the site")
+
+    @property
+    def public(self) -> dict[str, str]:
+        """What a run at another site may know of it."""
+        return {name: value for name in ("url", "endpoint", "kms_key") if (value := getattr(self, name)) is not None}
+
+
 class Settings(BaseSettings):
     """Settings from the environment; all paths absolute, since a process worker runs in a temporary folder."""
 
-    model_config = SettingsConfigDict(env_prefix="TRADEWIND_", frozen=True, extra="ignore")
+    model_config = SettingsConfigDict(env_prefix="TRADEWIND_", frozen=True, extra="ignore", hide_input_in_errors=True)
 
     profile: Literal["embedded", "cloud"] = "embedded"
     home: Path = Field(default=PROJECT_ROOT / ".tradewind", description="state of the embedded profile")
@@ -31,17 +53,42 @@ class Settings(BaseSettings):
     cool_down_minutes: float = Field(
         default=30, ge=0, le=1440, description="how long nothing new starts on a pool that failed a run; 0: at once"
     )
+    start_margin_seconds: float = Field(
+        default=600, ge=0, description="cloud profile: how much longer than its pool's start-up and queue a run may take to begin"
+    )
+    silent_seconds: float = Field(
+        default=900,
+        ge=60,
+        description="cloud profile: how long a run that says that it is alive may be silent, five of Prefect's heartbeats",
+    )
+    sweep_minutes: float = Field(
+        default=5,
+        ge=0,
+        description="cloud profile: how often the reconciler looks for jobs without a run and runs without a job; 0: each time",
+    )
+    sweep_grace_minutes: float = Field(
+        default=10, ge=0, le=1440, description="how long a job may be there without a live run, or a run without a job, before it is ended"
+    )
     checkpoint_rows: int = Field(default=100, ge=1, description="ledger rows that wait at most for a signed checkpoint")
     checkpoint_seconds: float = Field(default=30, ge=0, description="how old the last checkpoint may be when a row waits and control looks")
     retention_notice_hours: float = Field(
         default=24, ge=0, description="how long a version past its retention must have been listed before the clock removes it; 0: at once"
     )
     signing_key: SecretStr | None = Field(default=None, description="private key of the control plane, only in its own environment")
+    public_keys: str | None = Field(
+        default=None, description="control's public keys, base64, between commas, that runs verify with; left out: those beside the anchors"
+    )
     principal: str | None = Field(default=None, description="embedded profile without a token: who acts; left out: the system's user")
     token: SecretStr | None = Field(default=None, description="OIDC token of who acts; never passed on to a run")
     oidc_issuer: str | None = Field(default=None, description="the address of the issuer whose tokens count")
     oidc_audience: str | None = Field(default=None, description="the audience that tokens must be meant for")
     oidc_jwks_url: str | None = Field(default=None, description="where the issuer's keys are; left out: as its discovery document says")
+    image: str | None = Field(
+        default=None, pattern=r"^sha256:[0-9a-f]{64}$", description="cloud profile: digest of the released image, which runs use"
+    )
+    sites: dict[str, SiteConnection] = Field(
+        default_factory=dict, description="JSON, site to its connection; left out: folders under home, in the embedded profile"
+    )
     lineage_url: str | None = Field(default=None, description="OpenLineage server; left out: events go to a file under home")
     lineage_api_key: SecretStr | None = Field(default=None, description="bearer key of the OpenLineage server")
     lineage_timeout_seconds: float = Field(default=2, gt=0, le=30, description="how long a step waits for the OpenLineage server, once")
@@ -62,8 +109,50 @@ class Settings(BaseSettings):
         return self.home / "anchors"
 
     def site_folder(self, site: str) -> Path:
-        """The folder that holds all data of one site in the embedded profile."""
-        return self.home / "sites" / site
+        """The folder of one site in the embedded profile: its data, unless `sites` names another root, and its runs' scratch.
+
+        Raises:
+            GuardRefused: it is a link into another site's folder.
+        """
+        sites = self.home / "sites"
+        folder = sites / site
+        if folder.is_symlink() and (led := folder.resolve()) != sites.resolve() / site and sites.resolve() in (led, *led.parents):
+            raise GuardRefused(
+                f"the folder of site `{site}` is a link to `{led}`, which is another site's",
+                expected="a folder of its own, or a link to another disk",
+                fix=f"remove `{folder}`",
+            )
+        return folder
+
+
+def exported(settings: Settings, site: str | None = None) -> dict[str, str]:
+    """The settings as variables of a process that is to have them, without secrets but those of its own site's data."""
+    secret = {name for name, value in settings if isinstance(value, SecretStr)}
+    plain = settings.model_dump(mode="json", exclude={*secret, "sites"})
+    found = {f"TRADEWIND_{name.upper()}": str(value) for name, value in plain.items() if value is not None}
+    if settings.sites:
+        sites = {name: one.public for name, one in settings.sites.items()}
+        if site in settings.sites:
+            own = settings.sites[site]
+            told = {"credentials": own.credentials, "online_url": own.online_url}
+            sites[site] |= {name: value.get_secret_value() for name, value in told.items() if value is not None}
+        found["TRADEWIND_SITES"] = json.dumps(sites)
+    return found
+
+
+@contextlib.contextmanager
+def variables(**values: str) -> Iterator[None]:
+    """Set environment variables for a library that reads nothing else, then put back what was there."""
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
 
 
 def identity() -> tuple[str, str]:

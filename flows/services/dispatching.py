@@ -6,24 +6,26 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-PLACE_FAILED = frozenset({"Crashed", "TimedOut", "Unavailable"})
-"""Names of states: the process or its machine died, nobody heard from it in time, or no worker took it."""
+from flows.core import failures
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How a dispatched run ended: `succeeded`, its state's name and message, its id, the page where a person reads more."""
+    """How a dispatched run ended: `succeeded`, its state's name and message, its id, the page where a person reads more.
+
+    `evidence` are lines of its log that its worker wrote: what the cloud said of it.
+    """
 
     run_id: str
     succeeded: bool
     state: str
     message: str = ""
     url: str = ""
+    evidence: tuple[str, ...] = ()
 
-    @property
-    def place_failed(self) -> bool:
-        """Whether its place failed the run: it ended from outside, without a word of its step or of the one who started it."""
-        return not self.succeeded and self.state in PLACE_FAILED
+    def failure(self, *, spot: bool = False) -> failures.Failure:
+        """Why it did not complete; `spot`: whether it ran on capacity that may be taken back."""
+        return failures.classify(self.state, self.message, self.evidence, spot=spot)
 
 
 class Dispatcher(Protocol):

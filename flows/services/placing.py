@@ -14,7 +14,7 @@ from flows.core.placement.model import DatasetUse, Objective, OutputUse, Princip
 from flows.core.planning import OUTPUTS
 from flows.services import declared_record, proving, signed
 from flows.services.declarations import Declarations
-from flows.store import costs, decisions, ledger, principals, replicas, reservations
+from flows.store import costs, decisions, ledger, principals, replicas, reservations, runs
 from flows.store import runtimes as run_times
 from flows.store import sites as site_states
 
@@ -31,6 +31,10 @@ URGENT_USD_PER_HOUR = Decimal(25)
 """What an hour of delay counts for an urgent run: more than any off-peak price saves."""
 HORIZON = timedelta(days=14)
 """How far ahead reservations are looked at."""
+OUT_OF_MEMORY = "memory"
+"""State of a run that was ended because it wanted more memory than its offer had."""
+MORE_MEMORY = Decimal("1.5")
+"""How much more the next try of its intent asks for."""
 TRANSFER_RUNTIME = Runtime(p50_hours=Decimal("0.02"), p90_hours=Decimal("0.05"))
 TRANSFER_RESOURCES = Resources(cpus=Decimal(1), memory_gib=Decimal(1))
 
@@ -42,6 +46,7 @@ class FailedPlace:
     decision_id: str
     pool: str
     error: str
+    kind: str = "crash"
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +90,7 @@ def place_step(state: State, settings: Settings, order: PlaceOrder, *, at: datet
     with state.transaction() as tx:
         reservations.hold(tx)
         sites = {ref.dataset: replicas.sites(tx, ref.dataset, ref.version) for ref in order.inputs.values()}
-        request, estimates = measured(tx, request_for(tx, declarations, order, sites, at))
+        request, estimates = measured(tx, with_memory_learnt(tx, declarations, request_for(tx, declarations, order, sites, at)))
         conditions = conditions_of(tx, sites, (order.intent_id,), estimates, at, unproven=proving.unproven(tx, settings, declarations, at))
         failed = site_states.failed_for(tx, order.intent_id, at)
         request, decision, conditions, dropped = _decide_as_planned(declarations, request, conditions, failed, order, at)
@@ -231,6 +236,21 @@ def measured(tx: Session, request: Request) -> tuple[Request, tuple[RuntimeEstim
     return (request.model_copy(update={"runtime": None}), estimates) if estimates else (request, ())
 
 
+def with_memory_learnt(tx: Session, declarations: Declarations, request: Request) -> Request:
+    """The request with `MORE_MEMORY` times what the largest offer had on which a run of this very intent ran out of memory."""
+    had = Decimal(0)
+    for run in runs.recent(tx, intent_id=request.intent_id, state=OUT_OF_MEMORY):
+        chosen = (decisions.get(tx, run.decision_id or "") or {}).get("chosen") or {}
+        pool = declarations.estate.pool_by_name.get(run.pool)
+        for offer in declarations.estate.offers_of(pool) if pool is not None else ():
+            if offer.name == chosen.get("offer"):
+                had = max(had, offer.memory_gib or Decimal(0))
+    if not had:
+        return request
+    wanted = max(request.resources.memory_gib, had * MORE_MEMORY)
+    return request.model_copy(update={"resources": request.resources.model_copy(update={"memory_gib": wanted})})
+
+
 def _source(home: str, sites: list[str]) -> str:
     """Where a transfer starts: at home if the version rests there, else at the first site that has it."""
     return home if home in sites or not sites else sites[0]
@@ -301,6 +321,7 @@ def _moved(body: Mapping[str, Any], order: PlaceOrder, failed: FailedPlace) -> d
         "step": order.step,
         "workload": order.workload,
         "why": failed.error,
+        "failure": failed.kind,
         "from": {"decision": failed.decision_id, "pool": failed.pool},
         "to": {"decision": body["decision_id"], "pool": chosen.get("pool"), "start": chosen.get("start")},
     }

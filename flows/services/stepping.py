@@ -12,17 +12,18 @@ from typing import TYPE_CHECKING, Any
 from flows.adapters.settings import CONTROL, Settings
 from flows.core.canonical import instant
 from flows.core.errors import Infeasible, TradewindError
+from flows.core.failures import Failure
 from flows.core.planning import DATASET_OF_ROLE, INPUTS, Cause, intent_id, steps_of, window_of
-from flows.services import approving, placing, planning_jointly, promoting, proving, signed
+from flows.services import approving, failing, placing, planning_jointly, progress, promoting, proving, signed
 from flows.services.context import DatasetRef
 from flows.services.declarations import Declarations
-from flows.services.dispatching import Dispatcher, Outcome
+from flows.services.dispatching import Dispatcher
 from flows.services.promotion_runs import newest_done
-from flows.store import approvals, outbox, principals, replicas, reservations, runs, sites
+from flows.store import approvals, outbox, principals, replicas, reservations, sites
 from flows.store.database import State
 
 if TYPE_CHECKING:
-    from sqlalchemy.orm import Session
+    pass
 
 log = logging.getLogger("flows.lifecycle")
 
@@ -135,7 +136,7 @@ class Driver:
                 "intent_id": own,
                 "cause": self.order.tagged_cause,
             }
-            while isinstance(ended := await self._try(own, "promote", f"promote/{CONTROL}", parameters), Outcome):
+            while isinstance(ended := await self._try(own, "promote", f"promote/{CONTROL}", parameters), Failure):
                 pass
             return ended
         try:
@@ -156,7 +157,7 @@ class Driver:
             TradewindError: it failed, for good or `outbox.TRIES` times.
             Later: its slot is too far away to wait for.
         """
-        decision = await self._place(step, own, inputs, destination)
+        inputs, decision = await self._place_with_progress(step, own, inputs, destination)
         while True:
             chosen = decision["chosen"]
             start = datetime.fromisoformat(chosen["start"])
@@ -164,14 +165,52 @@ class Driver:
                 log.info("`%s` waits for its slot at %s on %s", own, chosen["start"], chosen["pool"])
                 raise Later(start)
             if destination is None:
+                if not await self._bring_progress(inputs, chosen["site"]):
+                    inputs = without_progress(inputs)
+                    decision = await self._place(step, own, inputs, destination)
+                    continue
                 for ref in inputs.values():
                     await self._bring(ref, chosen["site"])
-            ended = await self._try(own, step, f"{step}/{chosen['pool']}", self._parameters(own, decision, inputs))
-            if not isinstance(ended, Outcome):
+            ended = await self._try(own, step, f"{step}/{chosen['pool']}", self._parameters(own, decision, inputs), chosen)
+            if not isinstance(ended, Failure):
                 return ended
-            if ended.place_failed or self._closed(chosen["site"]):
-                failed = placing.FailedPlace(decision["decision_id"], chosen["pool"], ended.message)
-                decision = await self._place(step, own, inputs, destination, failed)
+            if ended.elsewhere or self._closed(chosen["site"]):
+                failed = placing.FailedPlace(decision["decision_id"], chosen["pool"], str(ended), ended.kind)
+                inputs, decision = await self._place_with_progress(step, own, inputs, destination, failed)
+
+    async def _place_with_progress(
+        self,
+        step: str,
+        own: str,
+        inputs: Mapping[str, DatasetRef],
+        destination: str | None,
+        failed: placing.FailedPlace | None = None,
+    ) -> tuple[Mapping[str, DatasetRef], dict[str, Any]]:
+        """Place a step together with the checkpoint that its last try left; without it where no place may have it."""
+        plain = without_progress(inputs)
+        if step == "train":
+            with self.state.reading() as tx:
+                row = progress.newest(tx, f"{self.order.workload}-{progress.KIND}", own)
+                found = DatasetRef(row.dataset, row.version) if row is not None else None
+            if found is not None:
+                with_it = {**plain, progress.ROLE: found}
+                try:
+                    return with_it, await self._place(step, own, with_it, destination, failed)
+                except Infeasible:
+                    log.warning("`%s` starts anew: no place may run it with its checkpoint `%s`", own, found)
+        return plain, await self._place(step, own, plain, destination, failed)
+
+    async def _bring_progress(self, inputs: Mapping[str, DatasetRef], site: str) -> bool:
+        """Bring the checkpoint to the site, if there is one; False if its own site no longer gives it away in time."""
+        ref = inputs.get(progress.ROLE)
+        if ref is None:
+            return True
+        try:
+            await self._bring(ref, site)
+        except (TradewindError, Later) as error:
+            log.warning("checkpoint `%s` cannot be brought to `%s`, the step starts anew: %s", ref, site, error)
+            return False
+        return True
 
     def _closed(self, site: str) -> bool:
         with self.state.reading() as tx:
@@ -279,8 +318,10 @@ class Driver:
         ref = DatasetRef.parse(trained["outputs"][f"{self.order.workload}-model"])
         await self._bring(ref, Declarations.load(self.settings).home_of(ref.dataset))
 
-    async def _try(self, own: str, step: str, deployment: str, parameters: Mapping[str, Any]) -> dict[str, Any] | Outcome:
-        """Run it once: its result, or how it failed if another try is left.
+    async def _try(
+        self, own: str, step: str, deployment: str, parameters: Mapping[str, Any], chosen: Mapping[str, Any] | None = None
+    ) -> dict[str, Any] | Failure:
+        """Run it once, where `chosen` says: its result, or how it failed if another try is left.
 
         Raises:
             TradewindError: it failed, and no try is left or none can help.
@@ -304,7 +345,15 @@ class Driver:
             open_still = outcome.succeeded and step == "promote" and ended is not None and ended.state == outbox.OPEN
             if open_still and (approval := approving.to_judge(tx, own, _now())) is not None:
                 return {"summary": f"`promote` waits for a person: request {approval['request']}", "approval": approval}
-            self._record_failure(tx, own, step, deployment, outcome)
+            failure = outcome.failure(spot=bool(chosen and chosen.get("spot")))
+            failing.record(
+                tx,
+                self.settings,
+                failing.Ended(own, self.order.workload, step, outcome.run_id, parameters.get("decision_id")),
+                failure,
+                chosen,
+                _now(),
+            )
             ended = outbox.get(tx, own)
             if ended is None or ended.state != outbox.OPEN:
                 reservations.release(tx, own)
@@ -315,19 +364,12 @@ class Driver:
                 f"`{step}` on `{deployment}` ended {outcome.state} ({state}): {error}", fix=f"see {outcome.url or outcome.run_id}"
             )
         log.warning("`%s` failed (%s); trying again, attempt %d of %d", own, error, attempt + 2, outbox.TRIES)
-        return replace(outcome, message=error)
+        return replace(failure, what=error) if failure.kind == "step" else failure
 
-    def _record_failure(self, tx: Session, own: str, step: str, deployment: str, outcome: Outcome) -> None:
-        """What a run that died could not write down itself; and its pool cools down if the place was at fault."""
-        now, told = _now(), f"{outcome.state}: {outcome.message}"
-        row, run = outbox.get(tx, own), runs.get(tx, outcome.run_id)
-        if row is not None and row.state == outbox.RUNNING:
-            outbox.fail(tx, own, told, now)
-        if run is not None and run.state == runs.RUNNING:
-            runs.finish(tx, run.id, outcome.state.lower(), now, error=told)
-        if outcome.place_failed and step != "promote":
-            until = now.replace(microsecond=0) + timedelta(minutes=self.settings.cool_down_minutes)
-            sites.cool(tx, deployment.partition("/")[2], own, until=until, error=told, at=now)
+
+def without_progress(inputs: Mapping[str, DatasetRef]) -> dict[str, DatasetRef]:
+    """The inputs that the step needs."""
+    return {role: ref for role, ref in inputs.items() if role != progress.ROLE}
 
 
 class Later(Exception):

@@ -21,6 +21,8 @@ from flows.store.models import CoolDownRow, SiteStateRow
 
 SiteState = Literal["open", "cordoned", "draining"]
 OPEN: SiteState = "open"
+TAKEN_BACK = "spot: "
+"""How the error of a cool-down begins that says nothing against the pool but that its spare capacity ran out."""
 
 
 def change(tx: Session, site: str, state: SiteState, *, reason: str, principal: str, at: datetime) -> SiteState | None:
@@ -74,8 +76,9 @@ def cool(tx: Session, pool: str, intent_id: str, *, until: datetime, error: str,
 
 
 def cooling(tx: Session, at: datetime) -> dict[str, datetime]:
-    """The pools that cool down at an instant, and until when."""
-    query = select(CoolDownRow.pool, func.max(CoolDownRow.until_at)).where(CoolDownRow.until_at > at).group_by(CoolDownRow.pool)
+    """The pools that cool down at an instant, and until when; one whose spot capacity was taken back does so for its own intent alone."""
+    everybody = (CoolDownRow.until_at > at, CoolDownRow.error.not_like(f"{TAKEN_BACK}%"))
+    query = select(CoolDownRow.pool, func.max(CoolDownRow.until_at)).where(*everybody).group_by(CoolDownRow.pool)
     return dict(list(tx.execute(query.order_by(CoolDownRow.pool)).tuples()))
 
 

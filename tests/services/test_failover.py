@@ -6,6 +6,7 @@ import asyncio
 import shutil
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import pytest
 from flows.adapters.settings import Settings
 from flows.core.errors import Infeasible, TradewindError
 from flows.services import lifecycle
+from flows.services.declarations import Declarations
 from flows.services.dispatching import Outcome
 from flows.services.lifecycle import LifecycleOrder, Report
 from flows.store import decisions, ledger, outbox, reservations, runs, sites
@@ -78,7 +80,7 @@ def test_a_failed_place_is_left_for_the_best_other_one(settings: Settings, state
         left, taken = (decisions.get(tx, row.body[side]["decision"]) for side in ("from", "to"))
         assert left is not None and taken is not None
         assert (row.body["from"]["pool"], row.body["to"]["pool"]) == (first, second)
-        assert row.body["why"] == f"{state}: the machine is gone"
+        assert row.body["why"].startswith(f"{row.body['failure']}: the machine is gone\n  fix: ")
         assert taken["chosen"]["pool"] == second == left["alternatives"][0]["pool"]
         reasons = {reason["rule"] for each in taken["rejected"] if each["pool"] == first for reason in each["reasons"]}
         assert reasons == {"cooling-down"}
@@ -183,5 +185,100 @@ def test_a_run_that_died_is_not_running_any_more(settings: Settings) -> None:
     assert run(settings, Dying(settings)).state == "done"
     with State(settings.state_url).reading() as tx:
         assert runs.recent(tx, state=runs.RUNNING) == []
-        (dead,) = runs.recent(tx, state="crashed")
-        assert dead.error == "Crashed: the process is gone"
+        (dead,) = runs.recent(tx, state="crash")
+        assert dead.error is not None and dead.error.startswith("crash: the process is gone\n  fix: ")
+
+
+class Ending(TinyDispatcher):
+    """The first runs of one step end in these ways, one each; what comes after runs."""
+
+    def __init__(self, settings: Settings, step: str, *endings: tuple[str, str, str]) -> None:
+        super().__init__(settings)
+        self.step, self.endings, self.sent = step, list(endings), list[str]()
+
+    async def run(self, deployment: str, parameters: Mapping[str, Any], *, key: str) -> Outcome:
+        if deployment.startswith(f"{self.step}/"):
+            self.sent.append(deployment.partition("/")[2])
+            if len(self.sent) <= len(self.endings):
+                state, message, evidence = self.endings[len(self.sent) - 1]
+                return Outcome(key, succeeded=False, state=state, message=message, evidence=(evidence,))
+        return await super().run(deployment, parameters, key=key)
+
+
+SUBMIT = "Failed to submit flow run to infrastructure: "
+FAULTS = {
+    "crash": ("Crashed", "No active or succeeded pods found for any job", ""),
+    "quota": ("Crashed", f"{SUBMIT}InfrastructureError: Unable to create Kubernetes job: Forbidden: exceeded quota: runs", ""),
+    "image": ("NotStarted", "no line of it ran within 60 s", "Image pull failed for container 'prefect-job': x Resolution: y"),
+    "credentials": ("Crashed", f"{SUBMIT}ClientError: An error occurred (ExpiredTokenException) when calling the RunTask operation", ""),
+    "throttled": ("Crashed", f"{SUBMIT}ClientError: An error occurred (ThrottlingException) when calling RunTask: Rate exceeded", ""),
+    "worker-lost": ("Unavailable", "`pool` had no worker for 300 s", ""),
+    "not-started": ("NotStarted", "no line of it ran within 60 s", ""),
+    "spot": ("Crashed", "spot: training job `t` did not end within 60 s of waiting for spot capacity\n  fix: run it on demand", ""),
+}
+
+
+@pytest.mark.parametrize("kind", FAULTS)
+def test_each_fault_of_a_place_is_told_recorded_and_left(settings: Settings, kind: str) -> None:
+    """The second run is elsewhere; run, intent's ledger rows and cool-down say of what kind the first one's end was, and what to do."""
+    dispatcher = Ending(settings, "train", FAULTS[kind])
+    assert run(settings, dispatcher).state == "done"
+    first, second = dispatcher.sent
+    assert first != second
+    with State(settings.state_url).reading() as tx:
+        (row,) = runs.recent(tx, state=kind)
+        assert (row.pool, row.intent_id, row.seconds) == (first, TRAIN, 0) and row.error is not None
+        assert row.error.startswith(f"{kind}: ") and "\n  fix: " in row.error
+        now = datetime.now(UTC)
+        assert sites.failed_for(tx, TRAIN, now) == [first]
+        # that spot capacity ran out is no reason for others, nor for on-demand runs, to keep away
+        assert list(sites.cooling(tx, now)) == ([] if kind == "spot" else [first])
+        (told,), (moved,) = ledger.rows(tx, kind="place-failure"), ledger.rows(tx, kind="failover")
+        assert (told.body["failure"], told.body["pool"], moved.body["failure"]) == (kind, first, kind)
+
+
+def test_a_site_that_does_not_answer_is_left_with_all_its_pools(settings: Settings) -> None:
+    """The other pools of the site are not tried one after the other: they are as far away."""
+    gone = ("Crashed", f"{SUBMIT}EndpointConnectionError: Could not connect to the endpoint URL: x", "")
+    dispatcher = Ending(settings, "train", gone)
+    assert run(settings, dispatcher).state == "done"
+    estate = Declarations.load(settings).estate
+    first, second = (estate.pool_by_name[name].site for name in dispatcher.sent)
+    assert first != second
+    with State(settings.state_url).reading() as tx:
+        assert set(sites.cooling(tx, datetime.now(UTC))) == {pool.name for pool in estate.pools if pool.site == first and pool.offers}
+
+
+def test_a_run_out_of_memory_goes_to_an_offer_with_more(settings: Settings) -> None:
+    """The next try asks for half as much again as the offer had, twice if need be; no pool is blamed."""
+    out = ("Crashed", "Flow run infrastructure exited with non-zero status code 137. Process was killed", "")
+    dispatcher = Ending(settings, "train", out, out)
+    assert run(settings, dispatcher).state == "done"
+    estate = Declarations.load(settings).estate
+    with State(settings.state_url).reading() as tx:
+        assert sites.cooling(tx, datetime.now(UTC)) == {}
+        memories = []
+        for row in reversed(runs.recent(tx, intent_id=TRAIN)):
+            assert row.decision_id is not None
+            chosen = (decisions.get(tx, row.decision_id) or {})["chosen"]
+            offers = estate.offers_of(estate.pool_by_name[chosen["pool"]])
+            memories.append(next(offer.memory_gib for offer in offers if offer.name == chosen["offer"]))
+        assert len(memories) == 3 and memories[1] >= memories[0] * Decimal("1.5") and memories[2] >= memories[1] * Decimal("1.5")
+
+
+def test_a_want_of_memory_that_nothing_can_meet_is_told_as_such(settings: Settings, tmp_path: Path) -> None:
+    """Where no offer that may run it has more, the lifecycle is refused, with the offers that were too small."""
+    only = with_workload(settings, tmp_path, "  train:\n", "  train:\n    restrict: {pools: [gcp-europe-west6-cloudrun]}\n")
+    out = ("Crashed", "Flow run infrastructure exited with non-zero status code 137. Process was killed", "")
+    with pytest.raises(Infeasible, match=r"fit|memory"):
+        run(only, Ending(only, "train", out, out, out))
+
+
+def test_a_job_that_somebody_deleted_is_run_again_in_its_place(settings: Settings) -> None:
+    """Nothing is said against the pool, and nothing is decided anew."""
+    dispatcher = Ending(settings, "train", ("Crashed", "Kubernetes job was deleted", ""))
+    assert run(settings, dispatcher).state == "done"
+    assert len(set(dispatcher.sent)) == 1
+    with State(settings.state_url).reading() as tx:
+        assert ledger.rows(tx, kind="failover") == [] and sites.cooling(tx, datetime.now(UTC)) == {}
+        assert [row.body["failure"] for row in ledger.rows(tx, kind="place-failure")] == ["deleted"]
