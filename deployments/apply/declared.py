@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from deployments.apply.desired import CONTROL, GOVERN, RECONCILE, Declared, PoolSpec, ScheduleSpec, WorkloadSpec
+from deployments.apply.templates import filled
 from flows.core.errors import Problem, UserError
 
 if TYPE_CHECKING:
     from deployments.apply.options import ApplyOptions
+    from flows.adapters.estate import EstateFiles
     from flows.adapters.settings import Settings
     from flows.adapters.workload_declarations import WorkloadDeclaration
     from flows.core.placement.model import Pool
@@ -24,18 +27,37 @@ def load(settings: Settings, options: ApplyOptions) -> Declared:
     Raises:
         UserError: a file is wrong or missing, with every problem that it has.
     """
-    from flows.adapters.estate import load_estate
+    from flows.adapters.estate import read_estate
 
-    estate = load_estate(settings.deployments / "estate")
+    files = read_estate(settings.deployments / "estate")
     embedded = settings.profile == "embedded"
-    wanted = {pool.name: EMBEDDED_TEMPLATE if embedded else pool.template or pool.type for pool in estate.pools}
+    wanted = {pool.name: EMBEDDED_TEMPLATE if embedded else pool.template or pool.type for pool in files.estate.pools}
     templates = load_templates(settings.deployments / "templates", wanted)
+    bodies = {name: templates[template] for name, template in wanted.items()}
+    if not embedded:
+        bodies = fill_templates(files, bodies, settings)
     return Declared(
-        pools=tuple(_pool(pool, embedded, templates[wanted[pool.name]], options) for pool in estate.pools),
+        pools=tuple(_pool(pool, embedded, bodies[pool.name], options) for pool in files.estate.pools),
         workloads=load_workloads(settings.deployments / "workloads"),
         reconcile=ScheduleSpec(RECONCILE, "UTC", interval=options.reconcile_every, active=options.reconcile_active),
         govern=ScheduleSpec(GOVERN, "UTC", interval=options.govern_every, active=options.govern_active),
     )
+
+
+def fill_templates(files: EstateFiles, bodies: Mapping[str, Mapping[str, Any]], settings: Settings) -> dict[str, dict[str, Any]]:
+    """Each pool's template with what the estate says of its site and its infrastructure.
+
+    Raises:
+        UserError: every pool that its template does not fit, and why.
+    """
+    done: dict[str, dict[str, Any]] = {}
+    problems: list[Problem] = []
+    for index, pool in enumerate(files.estate.pools):
+        done[pool.name], found = filled(files, bodies[pool.name], index, settings)
+        problems += found
+    if problems:
+        raise UserError(problems=problems)
+    return done
 
 
 def _pool(pool: Pool, embedded: bool, template: dict[str, Any], options: ApplyOptions) -> PoolSpec:

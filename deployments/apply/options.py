@@ -5,21 +5,11 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import Self
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
+from flows.adapters.settings import SiteConnection
 from flows.core.errors import Problem, UserError
-
-
-class SiteConnection(BaseModel):
-    """How the cloud profile reaches the data of one site."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    url: str = Field(pattern=r"^(file|s3|gs)://", description="root of the site's data")
-    kms_key: str | None = Field(default=None, description="reference of the key that encrypts it")
-    credentials: SecretStr | None = Field(default=None, description="left out: the worker's own identity")
-    online_url: SecretStr | None = Field(default=None, description="online feature store of the site")
 
 
 class ApplyOptions(BaseSettings):

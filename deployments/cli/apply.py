@@ -10,11 +10,15 @@ import typer
 
 
 def apply(
-    check: Annotated[bool, typer.Option("--check", help="Change nothing; exit 1 if anything would change.")] = False,
+    check: Annotated[
+        bool, typer.Option("--check", help="Change nothing; exit 1 if anything would, or a cloud lacks what is declared.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the difference as JSON.")] = False,
 ) -> None:
     """Create, update and remove blocks, pools, deployments, automations and schedules until the server has what is declared."""
+    from deployments.apply import ApplyOptions
     from deployments.apply import apply as apply_now
+    from deployments.apply.cloud_checks import examine
     from deployments.local.records import MLFLOW, read_records
     from flows.adapters.settings import Settings
     from flows.services.declarations import Declarations
@@ -27,6 +31,11 @@ def apply(
     if not check:
         permit(Declarations.load(settings), who(settings), "apply", workload="", at=datetime.now(UTC))
     diff = apply_now(settings, check=check)
-    typer.echo(json.dumps(diff.to_json(), indent=1, sort_keys=True) if as_json else str(diff))
-    if check and not diff.in_sync:
+    found = examine(settings, ApplyOptions.load()) if check and settings.profile == "cloud" else ()
+    if as_json:
+        clouds = {"clouds": [one.to_json() for one in found]} if found else {}
+        typer.echo(json.dumps({**diff.to_json(), **clouds}, indent=1, sort_keys=True))
+    else:
+        typer.echo("\n".join([str(diff), *(str(one) for one in found if one.result != "ok")]))
+    if check and (not diff.in_sync or any(one.result == "wrong" for one in found)):
         raise typer.Exit(1)

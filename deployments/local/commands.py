@@ -8,7 +8,9 @@ from pathlib import Path
 
 from deployments.local.ports import ADDRESS
 from deployments.local.records import MLFLOW, PREFECT, STACK_VARIABLE, WORKERS
-from flows.adapters.settings import POOL_VARIABLE, PROJECT_ROOT, SITE_VARIABLE, Settings
+from flows.adapters import signing
+from flows.adapters.oidc import TOKEN
+from flows.adapters.settings import POOL_VARIABLE, PROJECT_ROOT, SITE_VARIABLE, Settings, exported
 
 QUIET: Mapping[str, str] = {
     "DO_NOT_TRACK": "1",
@@ -48,12 +50,13 @@ RUNS: Mapping[str, str] = {
 
 def environment(settings: Settings, extra: Mapping[str, str]) -> dict[str, str]:
     """Environment of a service: the caller's, less what belongs to another server or identity, and the stack's own on top."""
+    foreign = (SITE_VARIABLE, POOL_VARIABLE, signing.VARIABLE, TOKEN)
     kept = {
         name: value
         for name, value in os.environ.items()
-        if not name.upper().startswith(("PREFECT_", "MLFLOW_", "_MLFLOW_")) and name.upper() not in (SITE_VARIABLE, POOL_VARIABLE)
+        if not name.upper().startswith(("PREFECT_", "MLFLOW_", "_MLFLOW_")) and name.upper() not in foreign
     }
-    chosen = {f"TRADEWIND_{name.upper()}": str(value) for name, value in settings.model_dump(mode="json").items() if value is not None}
+    chosen = exported(settings)
     return {
         **kept,
         **QUIET,
@@ -98,7 +101,8 @@ def workers_command() -> list[str]:
 
 def workers_environment(settings: Settings, api: str) -> dict[str, str]:
     """Environment of the worker host; `settings` name the MLflow server that runs are to use."""
-    return environment(settings, {**RUNS, "PREFECT_API_URL": api})
+    key = {} if settings.signing_key is None else {signing.VARIABLE: settings.signing_key.get_secret_value()}
+    return environment(settings, {**RUNS, **key, "PREFECT_API_URL": api})
 
 
 def api_url(port: int) -> str:

@@ -39,7 +39,7 @@ class Finding:
 def examine(settings: Settings) -> tuple[Finding, ...]:
     """Every check, in the order in which problems are best put right; never raises for what it finds."""
     checks: tuple[Callable[[Settings], Iterator[Finding]], ...] = (
-        _python, _packages, _disk, _records, _services, _ports, _strays, _database, _ledger
+        _python, _packages, _disk, _records, _services, _ports, _strays, _database, _ledger, _clouds
     )  # fmt: skip
     return tuple(finding for check in checks for finding in _told(check, settings))
 
@@ -193,6 +193,20 @@ def _ledger(settings: Settings) -> Iterator[Finding]:
     else:
         fix = "run `tradewind ledger verify`, and restore the state database from a copy made before"
         yield Finding("ledger", False, f"broken: {verification.fault}", fix)
+
+
+def _clouds(settings: Settings) -> Iterator[Finding]:
+    """In the cloud profile: whether the templates fit the estate, and the clouds have what it says."""
+    if settings.profile != "cloud":
+        return
+    from deployments.apply.cloud_checks import examine as look
+    from deployments.apply.declared import load
+    from deployments.apply.options import ApplyOptions
+
+    options = ApplyOptions.load()
+    load(settings, options)
+    for found in look(settings, options):
+        yield Finding(found.check, found.result == "ok", str(found.problem).split("\n  fix:")[0], found.problem.fix or "")
 
 
 def _home(settings: Settings) -> Path:

@@ -120,12 +120,18 @@ def running_stack(
 
 
 def running(settings: Settings) -> Stack:
-    """The stack that runs already.
+    """The stack that runs already; in the cloud profile the servers that the environment names.
 
     Raises:
         Unavailable: it does not run, or only in part.
+        UserError: the cloud profile names no server.
     """
     settings = _absolute(settings)
+    if settings.profile == "cloud":
+        from deployments.apply.server import api_url
+
+        api = api_url(settings)
+        return Stack(settings, api.removesuffix("/").removesuffix("/api"), api, settings.tracking_url)
     records = read_records(settings.home)
     missing = [name for name in SERVICES if name not in records.services or processes.find(records.services[name]) is None]
     if missing:

@@ -103,7 +103,10 @@ def read_estate(folder: Path) -> EstateFiles:
     problems += _broken_references(documents)
     if problems:
         raise UserError(problems=problems)
-    return EstateFiles(Estate(**rows, blocs=blocs), documents)
+    files = EstateFiles(Estate(**rows, blocs=blocs), documents)
+    if problems := _misfit_fractions(files):
+        raise UserError(problems=problems)
+    return files
 
 
 def load_blocs(folder: Path) -> Blocs:
@@ -199,6 +202,29 @@ def _unknown_hardware(documents: Mapping[str, Declared]) -> list[Problem]:
         for index, row in enumerate(documents["speeds"].data)
         if row.get("hardware") is not None and row["hardware"] not in known
     ]
+
+
+def _misfit_fractions(files: EstateFiles) -> list[Problem]:
+    """Kubernetes pools whose offers have another part of a GPU than their runs would get: they would be priced and counted wrongly."""
+    problems = []
+    for index, pool in enumerate(files.estate.pools):
+        if pool.kubernetes is None:
+            continue
+        fraction = pool.kubernetes.gpu_fraction
+        for offer in files.estate.offers_of(pool):
+            count = offer.accelerator_count or 0
+            if count != (count // 1 if fraction is None else fraction) and count:
+                problems.append(
+                    files.problem(
+                        "pools",
+                        index,
+                        f"runs of `{pool.name}` get {fraction or 'whole GPUs'}, but `{offer.name}` has {count}",
+                        field="kubernetes",
+                        expected="a `gpu_fraction` equal to the `AcceleratorCount` of each offer with an accelerator, or neither",
+                        fix="give such offers a pool of their own",
+                    )
+                )
+    return problems
 
 
 def matches(pool: Pool, offer: Offer) -> bool:

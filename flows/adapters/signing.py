@@ -24,6 +24,8 @@ from flows.core.errors import IntegrityError, Unavailable, UserError
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+    from flows.adapters.settings import Settings
+
 VARIABLE = "TRADEWIND_SIGNING_KEY"
 KEYS = "signing-keys.jsonl"
 """The file of public keys in the folder of anchors: one JSON object a line, only ever appended to."""
@@ -134,6 +136,27 @@ class Keyring:
             keys[entry["key"]] = entry["public_key"]
         return cls(keys)
 
+    @classmethod
+    def parse(cls, text: str) -> Keyring:
+        """The public keys of a text, as `text` gives it; empty: none, and nothing verifies.
+
+        Raises:
+            IntegrityError: a part of it is no key.
+        """
+        parts = [part for part in text.split(",") if part]
+        try:
+            sound = all(len(base64.b64decode(part, validate=True)) == 32 for part in parts)
+        except ValueError:
+            sound = False
+        if not sound:
+            raise IntegrityError("these are no public keys", field="TRADEWIND_PUBLIC_KEYS", expected="the base64 of 32 bytes each")
+        return cls({key_id(part): part for part in parts})
+
+    @property
+    def text(self) -> str:
+        """The public keys between commas, in order of their ids."""
+        return ",".join(self.keys[name] for name in sorted(self.keys))
+
     def verify(self, payload: bytes, signature: Signature) -> bool:
         """Whether a known key signed exactly these bytes."""
         from cryptography.exceptions import InvalidSignature
@@ -147,6 +170,16 @@ class Keyring:
         except (InvalidSignature, ValueError):
             return False
         return True
+
+
+def keyring(settings: Settings) -> Keyring:
+    """What this process verifies with: the keys that it was given, in a container; else those that were enrolled beside the anchors.
+
+    Raises:
+        IntegrityError: they are no keys.
+        Unavailable: the file cannot be read.
+    """
+    return Keyring.load(settings.anchors) if settings.public_keys is None else Keyring.parse(settings.public_keys)
 
 
 def enroll(folder: Path, public_key: str, *, at: datetime) -> bool:

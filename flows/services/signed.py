@@ -83,7 +83,7 @@ def require_model(tx: Session, settings: Settings, ref: DatasetRef, sha256: str 
     found = signatures.get(tx, subject)
     if sha256 is None and found is not None:
         sha256 = manifest(tx, ref)
-    keyring = signing.Keyring.load(settings.anchors)
+    keyring = signing.keyring(settings)
     if (
         found is None
         or found.sha256 != sha256
@@ -104,7 +104,7 @@ def signer_of(tx: Session, settings: Settings, body: Mapping[str, Any]) -> str |
     found = signatures.get(tx, subject)
     if found is None:
         return None
-    known = signing.Keyring.load(settings.anchors)
+    known = signing.keyring(settings)
     if found.sha256 == content_hash(body) and known.verify(
         signatures.payload(subject, found.sha256), signing.Signature(found.key, found.value)
     ):

@@ -85,7 +85,7 @@ def admit(
         GuardRefused: no ticket, a forged, edited or expired one, one that another run has used, or a decision that was changed since.
         IntegrityError: what is recorded of an input is not what control sent it with.
     """
-    ticket = verified(found, signing.Keyring.load(settings.anchors))
+    ticket = verified(found, signing.keyring(settings))
     check(ticket, deployment=deployment, parameters=parameters, at=at)
     with state.transaction() as tx:
         if content_hash(_decision(tx, ticket.decision)) != ticket.decision_sha256:

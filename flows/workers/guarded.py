@@ -26,7 +26,7 @@ from prefect.workers.process import ProcessJobConfiguration, ProcessWorker, Proc
 from pydantic import PrivateAttr
 
 from flows.adapters import signing
-from flows.adapters.settings import CONTROL, POOL_VARIABLE, PROJECT_ROOT, SITE_VARIABLE, Settings
+from flows.adapters.settings import CONTROL, POOL_VARIABLE, PROJECT_ROOT, SITE_VARIABLE, Settings, exported
 from flows.adapters.ticket_checks import verified
 from flows.core.errors import GuardRefused, TradewindError
 from flows.core.governance.tickets import PARAMETER, check
@@ -61,8 +61,7 @@ def identity_of(site: str, pool: str, settings: Settings, api_url: str) -> Ident
 
     Only control's runs get the signing key, none a person's token.
     """
-    plain = settings.model_dump(mode="json", exclude={"signing_key", "token"})
-    shared = {f"TRADEWIND_{name.upper()}": str(value) for name, value in plain.items() if value is not None}
+    shared = exported(settings, site)
     if site == CONTROL and settings.signing_key is not None:
         shared[signing.VARIABLE] = settings.signing_key.get_secret_value()
     environment = {

@@ -27,6 +27,7 @@ from pydantic import SecretStr
 from flows.adapters import signing
 from flows.adapters.oidc import TOKEN
 from flows.adapters.settings import Settings
+from flows.core.errors import UserError
 from flows.workers.guard import is_guarded
 from flows.workers.guarded import SCRATCH, GuardedProcessWorker, identity_of
 from flows.workers.pools import pools_of
@@ -162,7 +163,14 @@ def keyed(settings: Settings) -> Settings:
     """The settings with the control plane's signing key: the given one, or a new one; its public half is enrolled beside the anchors.
 
     The key leaves this process's own environment, which every run of every site inherits; so does the token of whoever started it.
+
+    Raises:
+        UserError: none is given in the cloud profile, where runs verify with the keys that `apply` wrote into their pools.
     """
+    if settings.signing_key is None and settings.profile == "cloud":
+        raise UserError(
+            "this profile asks for a signing key", field=signing.VARIABLE, expected="the base64 of 32 bytes, from a secret store"
+        )
     given = settings.signing_key.get_secret_value() if settings.signing_key else signing.new_key()
     for name in (signing.VARIABLE, TOKEN):
         os.environ.pop(name, None)

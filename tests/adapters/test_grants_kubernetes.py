@@ -1,16 +1,7 @@
-"""Grants of Kubernetes RBAC, from a real API server with a real etcd.
-
-The programs are looked for where the ecosystem's convention says: in `$KUBEBUILDER_ASSETS`.
-"""
+"""Grants of Kubernetes RBAC, from a real API server with a real etcd."""
 
 from __future__ import annotations
 
-import os
-import secrets
-import shutil
-import socket
-import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,84 +11,17 @@ from flows.adapters import grants_kubernetes
 from flows.core.errors import Unavailable
 from flows.core.governance.access import Source
 from flows.core.governance.reviews import Grant
+from tests.emulators import kube
 
 kubernetes = pytest.importorskip("kubernetes", reason="the Kubernetes client is not installed")
 SOURCE = Source(name="kube", kind="kubernetes")
 
 
-def _program(name: str) -> str:
-    folder = os.environ.get("KUBEBUILDER_ASSETS")
-    if not folder:
-        pytest.skip("KUBEBUILDER_ASSETS names no folder with kube-apiserver and etcd")
-    found = shutil.which(name, path=folder) or shutil.which(name)
-    if found is None:
-        pytest.skip(f"`{name}` is neither in KUBEBUILDER_ASSETS nor on the path")
-    return found
-
-
-def _ports(count: int) -> list[int]:
-    sockets = [socket.socket() for _ in range(count)]
-    for one in sockets:
-        one.bind(("127.0.0.1", 0))
-    ports = [one.getsockname()[1] for one in sockets]
-    for one in sockets:
-        one.close()
-    return ports
-
-
 @pytest.fixture(scope="module")
 def kubeconfig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A cluster without nodes, and the file that leads to it."""
-    etcd, server = _program("etcd"), _program("kube-apiserver")
-    folder = tmp_path_factory.mktemp("kube")
-    client_port, peer_port, port = _ports(3)
-    subprocess.run(["openssl", "genrsa", "-out", folder / "sa.key", "2048"], check=True, capture_output=True)
-    token = secrets.token_hex(16)
-    (folder / "tokens.csv").write_text(f'{token},admin,1,"system:masters"\n')
-    store = f"http://127.0.0.1:{client_port}"
-    running = []
-    with (folder / "log").open("wb") as log:
-        try:
-            flags = ["--data-dir", folder / "etcd", "--listen-client-urls", store, "--advertise-client-urls", store, "--unsafe-no-fsync"]
-            running.append(subprocess.Popen([etcd, *flags, "--listen-peer-urls", f"http://127.0.0.1:{peer_port}"], stdout=log, stderr=log))
-            flags = [
-                f"--etcd-servers={store}", "--bind-address=127.0.0.1", "--advertise-address=127.0.0.1", f"--secure-port={port}",
-                f"--cert-dir={folder / 'pki'}", "--service-cluster-ip-range=10.96.0.0/16", "--authorization-mode=RBAC",
-                "--service-account-issuer=https://kubernetes.default.svc", f"--service-account-key-file={folder / 'sa.key'}",
-                f"--service-account-signing-key-file={folder / 'sa.key'}", f"--token-auth-file={folder / 'tokens.csv'}",
-                "--endpoint-reconciler-type=none",
-            ]  # fmt: skip
-            running.append(subprocess.Popen([server, *flags], stdout=log, stderr=log))
-            path = folder / "kubeconfig"
-            path.write_text(
-                "apiVersion: v1\nkind: Config\ncurrent-context: c\ncontexts: [{name: c, context: {cluster: c, user: u}}]\n"
-                f'clusters: [{{name: c, cluster: {{server: "https://127.0.0.1:{port}", '
-                f'certificate-authority: "{folder}/pki/apiserver.crt"}}}}]\n'
-                f"users: [{{name: u, user: {{token: {token}}}}}]\n"
-            )
-            _wait(path, running, folder / "log")
-            yield path
-        finally:
-            for process in reversed(running):
-                process.terminate()
-                process.wait(30)
-
-
-def _wait(path: Path, running: list[subprocess.Popen[bytes]], log: Path) -> None:
-    """Until the server's own roles and its first namespace are there."""
-    from urllib3.exceptions import HTTPError
-
-    for _ in range(240):
-        if any(process.poll() is not None for process in running):
-            pytest.fail(f"the API server did not start: {log.read_text()[-2000:]}")
-        try:
-            with kubernetes.config.new_client_from_config(config_file=str(path)) as client:
-                kubernetes.client.RbacAuthorizationV1Api(client).read_cluster_role_binding("system:basic-user", _request_timeout=5)
-                kubernetes.client.CoreV1Api(client).read_namespace("default", _request_timeout=5)
-            return
-        except (kubernetes.client.ApiException, HTTPError, OSError, kubernetes.config.ConfigException):
-            time.sleep(0.25)
-    pytest.fail("the API server did not become ready")
+    with kube.cluster(tmp_path_factory.mktemp("kube")) as cluster:
+        yield cluster.kubeconfig
 
 
 @pytest.fixture

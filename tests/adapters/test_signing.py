@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from flows.adapters import signing
+from flows.adapters.settings import Settings
 from flows.core.errors import IntegrityError, UserError
 
 AT = datetime(2026, 1, 5, tzinfo=UTC)
@@ -78,3 +79,23 @@ def test_a_signature_survives_its_json(signer: signing.Signer) -> None:
     """What was stored is what was signed."""
     signature = signer.sign(b"x")
     assert signing.Signature.parse(signature.to_json()) == signature
+
+
+def test_a_container_verifies_with_the_keys_that_it_was_given(tmp_path: Path, signer: signing.Signer) -> None:
+    """Not with those in a folder that it has; given none, it verifies nothing."""
+    stranger = signing.signer(signing.new_key())
+    signing.enroll(tmp_path / "anchors", stranger.public_key, at=AT)
+    signing.enroll(tmp_path / "control", signer.public_key, at=AT)
+    text = signing.Keyring.load(tmp_path / "control").text
+    given = signing.keyring(Settings(home=tmp_path, public_keys=text))
+    assert given.verify(b"ticket", signer.sign(b"ticket"))
+    assert not given.verify(b"ticket", stranger.sign(b"ticket"))
+    assert signing.keyring(Settings(home=tmp_path, public_keys="")).keys == {}
+    assert set(signing.keyring(Settings(home=tmp_path)).keys) == {stranger.key_id}
+
+
+@pytest.mark.parametrize("text", ["AAAA", "not base64", "AAAA,AAAA"])
+def test_given_keys_that_are_none_are_told(tmp_path: Path, text: str) -> None:
+    """Rather than verifying with what is left of them."""
+    with pytest.raises(IntegrityError, match="no public keys"):
+        signing.keyring(Settings(home=tmp_path, public_keys=text))
