@@ -44,7 +44,7 @@ def probed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Probed]:
         runs = {}
         for pool in POOLS:
             deployment = stack.deploy_probe(pool)
-            for how in ("well", "badly", "abruptly"):
+            for how in ("well", "badly", "greedily"):
                 runs[pool, how] = stack.start(deployment, pool, how=how)
         yield Probed(stack, runs)
 
@@ -71,15 +71,15 @@ def test_an_error_of_the_flow_is_a_failure(probed: Probed, pool: str) -> None:
 @pytest.mark.parametrize("pool", POOLS)
 def test_a_container_that_dies_is_a_crash(probed: Probed, pool: str) -> None:
     """The flow cannot say it any more: the worker does, from what the cloud says."""
-    kind, _ = probed.ended(pool, "abruptly")
+    kind, _ = probed.ended(pool, "greedily")
     assert kind == "CRASHED"
 
 
 def test_a_dead_task_is_told_by_its_queue_of_events(probed: Probed) -> None:
     """Prefect's observer names the container and that it failed; its last lines are in CloudWatch, where the pool's log group says."""
-    _, message = probed.ended(ECS, "abruptly")
+    _, message = probed.ended(ECS, "greedily")
     assert "non-zero exit code" in message
     assert "tradewind" in message
     assert probed.stack.aws is not None
     logged = partial(probed.stack.aws.logged, "eu-central-1")
-    wait(lambda: "the disk is on fire" in logged(), 30, logged)
+    wait(lambda: "more memory than there is" in logged(), 30, logged)

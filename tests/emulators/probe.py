@@ -16,11 +16,12 @@ def probe(how: str = "well") -> str:
     _tell(f"the container runs {how} at {os.environ.get('TRADEWIND_SITE')} of {os.environ.get('TRADEWIND_POOL')}")
     if how == "badly":
         raise ValueError("no such column `bmi`")
-    if how == "abruptly":
-        _tell("the disk is on fire")
-        os._exit(3)
     if how == "greedily":
-        os.killpg(os.getpgid(0), signal.SIGKILL)  # as the kernel ends a container that asks for too much
+        _tell("more memory than there is")
+        time.sleep(2)  # until the process above has passed the line on
+        # as the kernel ends a container that asks for too much: the process that started this one first, which would tell of its end
+        os.kill(os.getppid(), signal.SIGKILL)
+        os.kill(os.getpid(), signal.SIGKILL)
     if how == "slowly":
         time.sleep(120)
     return how
