@@ -215,12 +215,12 @@ def tls_postgres(authority: Authority, tmp_path: Path, request: pytest.FixtureRe
     import tempfile
     import time
 
-    from tests.store.conftest import _account, _programs
+    from tests.emulators import postgres
 
-    programs = _programs()
+    programs = postgres.programs()
     if programs is None:
         pytest.skip("no PostgreSQL programs are installed (initdb)")
-    account = _account()
+    account = postgres.account()
     folder = Path(tempfile.mkdtemp(prefix="tw-pgs-", dir="/tmp"))
     who = {"user": account, "group": pwd.getpwnam(account).pw_gid, "extra_groups": []} if account else {}
     environment = {"PATH": os.environ["PATH"], "HOME": str(folder)}

@@ -260,7 +260,8 @@ def test_a_run_that_no_worker_takes_is_given_up(stack: Stack) -> None:
 
     async def given_up() -> tuple[dispatch.FinalState, dispatch.FinalState]:
         identifier = await start(await deploy("noop", pool), {})
-        return await dispatch.wait(identifier, poll_seconds=0.3, pool=pool, patience=dispatch.Patience(no_worker=2)), await dispatch.state(identifier)
+        told = await dispatch.wait(identifier, poll_seconds=0.3, pool=pool, patience=dispatch.Patience(no_worker=2))
+        return told, await dispatch.state(identifier)
 
     try:
         told, kept = asyncio.run(given_up())
