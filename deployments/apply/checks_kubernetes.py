@@ -8,6 +8,7 @@ from decimal import Decimal
 from typing import Any
 
 from deployments.apply.cloud_checks import Found, Looked
+from flows.adapters.clouds.kubernetes import connect
 from flows.core.placement.estate import Pool
 from flows.core.placement.kubernetes_pool import Kubernetes
 
@@ -32,14 +33,11 @@ def look(at: Looked) -> Iterator[Found]:
         if pool.kubernetes is None:
             continue
         try:
-            contexts = {context["name"] for context in config.list_kube_config_contexts()[0]}  # type: ignore[no-untyped-call]
-            context = at.site.id if at.site.id in contexts else None
-            with config.new_client_from_config(context=context) as api:  # type: ignore[no-untyped-call]
-                api.configuration.retries = False
+            with connect(at.site.id) as api:
                 yield from _Cluster(at, row, pool, pool.kubernetes, api).checks()
         except (client.ApiException, HTTPError, OSError, config.ConfigException) as error:
             told = getattr(error, "reason", None) or str(error).partition("\n")[0]
-            fix = f"see KUBECONFIG: its context named `{at.site.id}` is taken, else the current one"
+            fix = f"see KUBECONFIG: its context named `{at.site.id}` is taken, else this process's cluster, else the current context"
             yield at.unknown("cluster", f"{pool.name}: {told}", fix)
 
 

@@ -40,6 +40,8 @@ def show(
     settings = Settings()
     place = source or settings.deployments / "catalog"
     entries = load_catalog(place)
+    if source is None:
+        entries = catalog_bridge.seen(entries, settings)
     if dataset is not None and entries.entry(dataset) is None:
         known = ", ".join(f"`{entry.name}`" for entry in entries.entries)
         raise UserError(f"the catalog has no `{dataset}`", file=str(place), expected=f"one of {known}")
@@ -58,6 +60,8 @@ def show(
 
 def _whole(row: dict[str, Any]) -> list[str]:
     """Everything that is known of one entry, a fact a line."""
+    from flows.core.governance.imports import NO_COUNTRY, told_in_words
+
     kept = "without end" if row["retention_days"] is None else f"{row['retention_days']} days"
     facts = {
         "title": row["title"],
@@ -66,11 +70,13 @@ def _whole(row: dict[str, Any]) -> list[str]:
         "home": row["home"],
         "size": f"{row['size_gb']:g} GB declared",
         "kept": kept,
-        "label": _label(row["label"]),
+        "label": _label(row["label"]) if row["clash"] is None else f"{NO_COUNTRY} ({row['clash']})",
         "used by": ", ".join(row["workloads"]),
     }
     lines = [row["name"], *(f"  {name:<9} {value or '-'}" for name, value in facts.items()), "", "label and lineage"]
     lines += _tree(row["lineage"], frozenset(row["label_from"]))
+    if row["imported"]:
+        lines += ["", "from other catalogs (the stricter label holds)", *(f"  {line}" for line in told_in_words(row["imported"]))]
     lines += ["", "replicas", *_replicas(row["replicas"])]
     return [*lines, "", "columns", *_columns(row)]
 
@@ -121,15 +127,31 @@ def _label(label: dict[str, Any] | None) -> str:
 
 
 def _text(rows: list[dict[str, Any]]) -> str:
-    header = ("dataset", "kind", "home", "GB", "classification", "regimes", "residency")
-    table = [header, *(_cells(row) for row in rows)]
+    header = ["dataset", "kind", "home", "GB", "classification", "regimes", "residency"]
+    table = [header, *([*_cells(row)] for row in rows)]
+    if any(row["imported"] for row in rows):
+        for line, told in zip(table, ["imported", *(_imported(row) for row in rows)], strict=True):
+            line.append(told)
     widths = [max(len(line[column]) for line in table) for column in range(len(header))]
     return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in table)
 
 
+def _imported(row: dict[str, Any]) -> str:
+    """Which other catalogs speak of the entry or of what it was made from, and whose word is stale or holds."""
+    from flows.core.governance.imports import BRIDGE
+
+    notes: dict[str, set[str]] = {}
+    for one in row["imported"]:
+        told = notes.setdefault(one["bridge"], set())
+        told |= {note for note, so in (("stale", one["stale"]), ("stricter", one["stricter"] == BRIDGE), ("clash", one["clash"])) if so}
+    return ", ".join(f"{bridge} ({', '.join(sorted(told))})" if told else bridge for bridge, told in sorted(notes.items())) or "-"
+
+
 def _cells(row: dict[str, Any]) -> tuple[str, ...]:
     label = row["label"]
-    if not isinstance(label, dict):
+    if row["clash"] is not None:
+        told = ("no country", "-", "nowhere")
+    elif not isinstance(label, dict):
         told = ("unknown", "unknown", "home only")
     else:
         residency = label["residency"]

@@ -11,24 +11,45 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from flows.core.governance.labels import Label
+    from flows.adapters.settings import Settings
+    from flows.core.governance.labels import Catalog, Label
     from flows.services.importing_labels import Import
 
 Name = Annotated[str | None, typer.Option("--bridge", help="One bridge; left out: all.")]
+CATALOG = "catalog"
+"""What policy is asked about: no workload, the catalog as a whole."""
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+def seen(catalog: Catalog, settings: Settings) -> Catalog:
+    """The declared catalog with what the bridges last said; the state and its libraries are needed only if a bridge is declared.
+
+    Raises:
+        UserError: the declaration of bridges is wrong, or the state database is another version's.
+    """
+    from flows.adapters.catalogs.declared import load_bridges
+
+    declared = load_bridges(settings.deployments, catalog)
+    if not declared:
+        return catalog
+    from flows.services.importing_labels import catalog_seen
+
+    return catalog_seen(catalog, declared, settings)
 
 
 def import_(bridge: Name = None, as_json: AsJson = False) -> None:
     """Import labels from the declared bridges; exit 1 if an entry failed: then nothing of its bridge was stored."""
     from flows.adapters.settings import Settings
     from flows.services.declarations import Declarations
-    from flows.services.identity import who
+    from flows.services.identity import permit, who
     from flows.services.importing_labels import chosen, import_labels
 
-    settings = Settings()
+    settings, at = Settings(), datetime.now(UTC)
     declared = Declarations.declared(settings)
+    identity = who(settings)
+    permit(declared, identity, "import", workload=CATALOG, environment="prod", step="govern", at=at)
     wanted = chosen(declared.bridges, bridge)
-    done = import_labels(settings, wanted, declared.catalog, declared.estate.blocs, principal=who(settings).name, at=datetime.now(UTC))
+    done = import_labels(settings, wanted, declared.catalog, declared.estate.blocs, principal=identity.name, at=at)
     if as_json:
         typer.echo(json.dumps([one.to_json() for one in done], indent=1))
     else:
@@ -42,17 +63,19 @@ def publish(bridge: Name = None, as_json: AsJson = False) -> None:
     from flows.adapters.settings import Settings
     from flows.services import lineage, publishing
     from flows.services.declarations import Declarations
-    from flows.services.identity import who
+    from flows.services.identity import permit, who
     from flows.services.importing_labels import chosen
     from flows.store.database import State
 
-    settings = Settings()
+    settings, at = Settings(), datetime.now(UTC)
     declarations = Declarations.load(settings)
+    identity = who(settings)
+    permit(declarations, identity, "publish", workload=CATALOG, environment="prod", step="govern", at=at)
     wanted = chosen(declarations.bridges, bridge)
     if bridge is None:
         wanted = tuple(one for one in wanted if one.publish)
     with closing(State(settings.state_url)) as state:
-        done = publishing.publish(state, declarations, wanted, principal=who(settings).name, at=datetime.now(UTC))
+        done = publishing.publish(state, declarations, wanted, principal=identity.name, at=at)
     sent, kept = lineage.send_kept(settings)
     if as_json:
         told = {name: {**asdict(found), "failed": dict(found.failed)} for name, found in done.items()}

@@ -16,7 +16,7 @@ def rollback(
     """Make an earlier champion champion again, at once; recorded in the ledger with its reason."""
     from deployments.local.supervisor import connected, running
     from flows.adapters.settings import Settings
-    from flows.services import promoting
+    from flows.services import checkpointing, promoting
     from flows.services.declarations import Declarations
     from flows.services.identity import who
     from flows.store.database import State
@@ -26,8 +26,9 @@ def rollback(
     with connected(stack):
         identity = who(settings)
         Declarations.load(settings).require_control("rollback", workload, identity.principal, at=at)
+        state = State(settings.state_url)
         outcome = promoting.rollback(
-            State(settings.state_url),
+            state,
             settings,
             workload,
             to,
@@ -36,4 +37,5 @@ def rollback(
             at=at,
             principal=identity.name,
         )
+        checkpointing.vouch(state, settings, at=at)
     typer.echo(outcome.summary)

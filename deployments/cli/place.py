@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from flows.adapters.policy import CedarPolicy
+    from flows.core.placement import Decision
+    from flows.core.placement.joint import JointDecision
     from flows.core.placement.whatif import Excepted
 
 NOTHING_FEASIBLE = 3
@@ -43,12 +45,13 @@ def place(
     as_json: Annotated[bool, typer.Option("--json", help="One line of RFC 8785 JSON per decision.")] = False,
 ) -> None:
     """Decide where each request may run, where it should run and when. Needs no server. Exit 0 placed, 3 nothing feasible, 2 bad input."""
-    from deployments.cli import place_joint
+    from deployments.cli import catalog_bridge, place_joint
     from flows.adapters.catalog import load_catalog
     from flows.adapters.estate import load_estate
     from flows.adapters.policy import CedarPolicy
     from flows.adapters.requests import load_conditions, located, read_requests
     from flows.adapters.settings import Settings
+    from flows.core.governance.imports import imports_told
     from flows.core.placement import Conditions, whatif
     from flows.core.placement import place as decide
 
@@ -57,7 +60,7 @@ def place(
     requests = read_requests(request)
     infrastructure = load_estate(estate or declared / "estate")
     rules = CedarPolicy.load(policies or declared / "policies", infrastructure.blocs)
-    labels = load_catalog(catalog) if catalog else load_catalog(declared / "catalog", as_of=moment)
+    labels = load_catalog(catalog) if catalog else catalog_bridge.seen(load_catalog(declared / "catalog", as_of=moment), Settings())
     frozen = load_conditions(conditions) if conditions else Conditions()
     if joint:
         if what_if:
@@ -66,15 +69,21 @@ def place(
         for one, _ in requests:
             known = with_default_runtime(known, one, declared / "workloads")
         together = place_joint.decide(requests, infrastructure, rules, labels, known, moment)
+        read = {use.name for one, _ in requests for use in one.datasets} | {
+            name for one, _ in requests for name in labels.datasets_of(one.workload, one.step)
+        }
+        imported = imports_told(labels, read, moment, infrastructure.blocs)
         if as_json:
-            typer.echo(together.to_bytes().decode())
+            _print_json(together, imported)
         else:
             place_joint.show(together.to_json(), screen_of(None))
+            show_imports(imported)
         if together.usd_total is None:
             raise typer.Exit(NOTHING_FEASIBLE)
         return
     wanted = [change for text in what_if or () for change in whatif.changes(text)]
     decisions = []
+    told = []
     for one, document in requests:
         given = whatif.apply(wanted, whatif.Given(one, infrastructure, labels, frozen))
         known = with_default_runtime(given.conditions, given.request, declared / "workloads")
@@ -83,14 +92,16 @@ def place(
             decisions.append(decide(given.request, given.estate, excepted, given.catalog, known, moment))
         except UserError as error:
             raise located(error, document) from None
+        told.append(imports_told(given.catalog, decisions[-1].datasets, moment, given.estate.blocs))
     if as_json:
-        for decision in decisions:
-            typer.echo(decision.to_bytes().decode())
+        for decision, imported in zip(decisions, told, strict=True):
+            _print_json(decision, imported)
     else:
         for change in wanted:
             typer.echo(f"what if {change}")
-        for decision in decisions:
+        for decision, imported in zip(decisions, told, strict=True):
             show(decision.to_json())
+            show_imports(imported)
     if any(decision.chosen is None for decision in decisions):
         raise typer.Exit(NOTHING_FEASIBLE)
 
@@ -134,6 +145,27 @@ def explain(
     else:
         show(stored)
         typer.echo(f"signed by {signer}" if signer else "not signed")
+
+
+def _print_json(decision: Decision | JointDecision, imported: Sequence[dict[str, Any]]) -> None:
+    """The decision as it is; only where another catalog spoke of its datasets, with that beside it as `imported`."""
+    from flows.core.canonical import canonical_json
+
+    typer.echo((canonical_json({**decision.to_json(), "imported": list(imported)}) if imported else decision.to_bytes()).decode())
+
+
+def show_imports(imported: Sequence[dict[str, Any]]) -> None:
+    """Print what other catalogs said of the datasets, when, and whose label holds."""
+    from rich.text import Text
+
+    from flows.core.governance.imports import told_in_words
+
+    if not imported:
+        return
+    screen = screen_of(None)
+    screen.print(Text("from other catalogs (the stricter label holds)"))
+    for row, line in zip(imported, told_in_words(imported), strict=True):
+        screen.print(Text(f"  {line}", style="yellow" if row["stale"] or row["clash"] else ""))
 
 
 def instant_of(text: str | None) -> datetime:

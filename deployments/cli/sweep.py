@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from flows.services.sweeping import Swept
 
 DryRun = Annotated[bool, typer.Option("--dry-run", help="End nothing; say what would be ended.")]
 Pools = Annotated[list[str] | None, typer.Option("--pool", help="Look only at this pool; may be given more than once.")]
@@ -46,10 +49,7 @@ def sweep(dry_run: DryRun = False, pool: Pools = None, as_json: AsJson = False) 
         raise typer.Exit(Unavailable.exit_code)
 
 
-def _told(found: object) -> list[str]:
-    from flows.services.sweeping import Swept
-
-    assert isinstance(found, Swept)
+def _told(found: Swept) -> list[str]:
     ends = "would be ended" if found.dry_run else "ended"
     lines = [f"looked at {len(found.looked)} pools"]
     lines += [f"job {row.job} of {row.pool} (run {row.run}) {ends}: {row.why}" for row in found.jobs]

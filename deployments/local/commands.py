@@ -100,9 +100,9 @@ def workers_command() -> list[str]:
 
 
 def workers_environment(settings: Settings, api: str) -> dict[str, str]:
-    """Environment of the worker host; `settings` name the MLflow server that runs are to use."""
+    """Environment of the worker host, with the keys of every site's data; `settings` name the MLflow server that runs are to use."""
     key = {} if settings.signing_key is None else {signing.VARIABLE: settings.signing_key.get_secret_value()}
-    return environment(settings, {**RUNS, **key, "PREFECT_API_URL": api})
+    return environment(settings, {**RUNS, **exported(settings, *settings.sites), **key, "PREFECT_API_URL": api})
 
 
 def api_url(port: int) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import shutil
 import signal
 import sys
@@ -23,7 +22,7 @@ from deployments.local.declaring import Declare, declare
 from deployments.local.lock import exclusive
 from deployments.local.records import MLFLOW, PREFECT, SERVICES, WORKERS, Records, Service, read_records, write_records
 from deployments.local.status import read_pools
-from flows.adapters.settings import Settings
+from flows.adapters.settings import Settings, variables
 from flows.core.errors import Unavailable, UserError
 from flows.workers.pools import pools_of
 
@@ -153,17 +152,11 @@ def connected(stack: Stack) -> Iterator[None]:
         "TRADEWIND_DEPLOYMENTS": str(stack.settings.deployments),
         "TRADEWIND_MLFLOW_URL": stack.mlflow_url,
     }
-    before = {name: os.environ.get(name) for name in values}
-    os.environ.update(values)
-    _refresh_prefect()
     try:
-        yield
+        with variables(**values):
+            _refresh_prefect()
+            yield
     finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
         _refresh_prefect()
 
 

@@ -14,7 +14,7 @@ from botocore.config import Config
 
 from flows.adapters.bucket_credentials import aws_session, s3_endpoint, s3_region
 from flows.adapters.buckets import ATTEMPTS, PART, RECORDED, Bucket, Chunks, Held, answered, checked, part_size, plain, replaced
-from flows.core.errors import Unavailable
+from flows.core.errors import IntegrityError, Unavailable
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
@@ -130,14 +130,18 @@ class S3Bucket:
         with self._answered():
             upload, there = self._upload(key, about)
             sent, parts = 0, []
-            for number, piece in enumerate(pieces, start=1):
-                known = there.get(number)
-                if known is None or not _same(known, piece):
-                    known = self._client.upload_part(
-                        **self._at(key), UploadId=upload, PartNumber=number, Body=piece, ChecksumAlgorithm="SHA256"
-                    )
-                    sent += len(piece)
-                parts.append({"PartNumber": number, **{name: known[name] for name in ("ETag", "ChecksumSHA256") if name in known}})
+            try:
+                for number, piece in enumerate(pieces, start=1):
+                    known = there.get(number)
+                    if known is None or not _same(known, piece):
+                        known = self._client.upload_part(
+                            **self._at(key), UploadId=upload, PartNumber=number, Body=piece, ChecksumAlgorithm="SHA256"
+                        )
+                        sent += len(piece)
+                    parts.append({"PartNumber": number, **{name: known[name] for name in ("ETag", "ChecksumSHA256") if name in known}})
+            except IntegrityError:
+                self._client.abort_multipart_upload(**self._at(key), UploadId=upload)
+                raise
             try:
                 self._client.complete_multipart_upload(**self._at(key), UploadId=upload, MultipartUpload={"Parts": parts})
             except failures.ClientError as error:

@@ -19,9 +19,8 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from flows.adapters.bucket_credentials import environment
+from flows.adapters.bucket_credentials import mlflow_clients
 from flows.adapters.buckets import PART, Bucket, checked, filesystem, plain
-from flows.adapters.settings import variables
 from flows.adapters.storage import MANIFEST, Content, DatasetVersion, SiteStorage, content_of, file_sha256, manifest_of
 from flows.core.errors import IntegrityError, Unavailable
 
@@ -225,13 +224,15 @@ class BucketStorage(SiteStorage):
     @contextlib.contextmanager
     def reached(self) -> Iterator[None]:
         """See `SiteStorage`."""
-        with variables(**environment(self._settings.sites[self.site])):
+        with mlflow_clients(self._settings.sites[self.site]):
             yield
 
     def delete(self, *parts: str) -> None:
         """See `SiteStorage`: the manifest of a version, or the head of a shared folder, goes first."""
         keys = [held.key for held in self.bucket.list("".join(f"{part}/" for part in parts))]
-        self.bucket.delete(sorted(keys, key=lambda key: (PurePosixPath(key).name not in (MANIFEST, HEAD), key)))
+        first = dict.fromkeys(key for key in keys if PurePosixPath(key).name in (MANIFEST, HEAD))
+        self.bucket.delete(first)  # by itself: of what is deleted together a part may stay
+        self.bucket.delete(key for key in keys if key not in first)
         super().delete(*parts)
 
     def unlink(self, name: str) -> None:

@@ -8,14 +8,12 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 from uuid import UUID
 
-from flows.adapters import dispatch
+from flows.adapters import dispatch, run_watch
 
 if TYPE_CHECKING:
     from prefect.client.schemas.objects import FlowRun
 
 AT_ONCE = 200
-OPEN = ("PENDING", "RUNNING", "CANCELLING")
-"""State types of runs that a worker has taken and that have not ended."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +53,7 @@ class PoolRuns:
         async with dispatch.server() as client:
             while True:
                 page = await client.read_flow_runs(
-                    flow_run_filter=FlowRunFilter.model_validate({"state": {"type": {"any_": OPEN}}}),
+                    flow_run_filter=FlowRunFilter.model_validate({"state": {"type": {"any_": dispatch.OPEN}}}),
                     work_pool_filter=WorkPoolFilter.model_validate({"name": {"any_": [pool]}}),
                     limit=AT_ONCE,
                     offset=len(found),
@@ -76,13 +74,22 @@ class PoolRuns:
                 found |= {str(run.id): _plain(run) for run in await client.read_flow_runs(flow_run_filter=wanted, limit=AT_ONCE)}
         return found
 
+    async def heard(self, run_id: str) -> datetime | None:
+        """When the run said last that it is alive; None if it never did."""
+        async with dispatch.server() as client:
+            return await run_watch.last_heard(client, run_id)
+
     async def crash(self, run_id: str, message: str) -> bool:
-        """Let a run be `Crashed`, one that was being cancelled `Cancelled`; False if it came to its end meanwhile."""
+        """Let a run be `Crashed`, one that was being cancelled `Cancelled`; False if it came to its end or was deleted meanwhile."""
+        from prefect.exceptions import ObjectNotFound
         from prefect.states import Cancelled, Crashed
 
         async with dispatch.server() as client:
-            run = await client.read_flow_run(UUID(run_id))
-            if run.state is None or run.state.type.value not in OPEN:
+            try:
+                run = await client.read_flow_run(UUID(run_id))
+            except ObjectNotFound:
+                return False
+            if run.state is None or run.state.type.value not in dispatch.OPEN:
                 return False
             ended = Cancelled(message=message) if run.state.is_cancelling() else Crashed(message=message)
             await client.set_flow_run_state(run.id, ended, force=True)

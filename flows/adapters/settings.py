@@ -16,8 +16,9 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from flows.core.errors import GuardRefused
 
 PROJECT_ROOT = Path(__file__).resolve().parents[2]
-SITE_VARIABLE = "TRADEWIND_SITE"
-POOL_VARIABLE = "TRADEWIND_POOL"
+PREFIX = "TRADEWIND_"
+SITE_VARIABLE = f"{PREFIX}SITE"
+POOL_VARIABLE = f"{PREFIX}POOL"
 CONTROL = "control"
 
 
@@ -39,11 +40,17 @@ class SiteConnection(BaseModel):
         """What a run at another site may know of it."""
         return {name: value for name in ("url", "endpoint", "kms_key") if (value := getattr(self, name)) is not None}
 
+    @property
+    def secret(self) -> dict[str, str]:
+        """What beside it only the site's own runs may know."""
+        told = {"credentials": self.credentials, "online_url": self.online_url}
+        return {name: value.get_secret_value() for name, value in told.items() if value is not None}
+
 
 class Settings(BaseSettings):
     """Settings from the environment; all paths absolute, since a process worker runs in a temporary folder."""
 
-    model_config = SettingsConfigDict(env_prefix="TRADEWIND_", frozen=True, extra="ignore", hide_input_in_errors=True)
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="ignore", hide_input_in_errors=True)
 
     profile: Literal["embedded", "cloud"] = "embedded"
     home: Path = Field(default=PROJECT_ROOT / ".tradewind", description="state of the embedded profile")
@@ -125,24 +132,20 @@ class Settings(BaseSettings):
         return folder
 
 
-def exported(settings: Settings, site: str | None = None) -> dict[str, str]:
-    """The settings as variables of a process that is to have them, without secrets but those of its own site's data."""
+def exported(settings: Settings, *sites: str) -> dict[str, str]:
+    """The settings as variables of a process that is to have them, without secrets but those of the data of the named sites."""
     secret = {name for name, value in settings if isinstance(value, SecretStr)}
     plain = settings.model_dump(mode="json", exclude={*secret, "sites"})
-    found = {f"TRADEWIND_{name.upper()}": str(value) for name, value in plain.items() if value is not None}
+    found = {f"{PREFIX}{name.upper()}": str(value) for name, value in plain.items() if value is not None}
     if settings.sites:
-        sites = {name: one.public for name, one in settings.sites.items()}
-        if site in settings.sites:
-            own = settings.sites[site]
-            told = {"credentials": own.credentials, "online_url": own.online_url}
-            sites[site] |= {name: value.get_secret_value() for name, value in told.items() if value is not None}
-        found["TRADEWIND_SITES"] = json.dumps(sites)
+        told = {name: one.public | (one.secret if name in sites else {}) for name, one in settings.sites.items()}
+        found[f"{PREFIX}SITES"] = json.dumps(told)
     return found
 
 
 @contextlib.contextmanager
 def variables(**values: str) -> Iterator[None]:
-    """Set environment variables for a library that reads nothing else, then put back what was there."""
+    """Set environment variables, such as for a library that reads nothing else, then put back what was there."""
     before = {name: os.environ.get(name) for name in values}
     os.environ.update(values)
     try:
@@ -159,8 +162,12 @@ def identity() -> tuple[str, str]:
     """(site, pool) of this process, as its worker set them.
 
     Raises:
-        GuardRefused: the process was not started by a Tradewind worker.
+        GuardRefused: the process was not started by a Tradewind worker, or a setting has a second spelling, which might be read instead.
     """
+    for name in os.environ:
+        # settings ignore case: what a run brings along must not stand in for what its worker or its command has set
+        if name != name.upper() and name.upper().startswith(PREFIX):
+            raise GuardRefused(f"`{name}` is set in this process's environment", expected=f"`{name.upper()}`, and no other spelling")
     site, pool = os.environ.get(SITE_VARIABLE), os.environ.get(POOL_VARIABLE)
     if not site or not pool:
         raise GuardRefused(

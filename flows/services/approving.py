@@ -16,6 +16,7 @@ from sqlalchemy import select
 from flows.core.canonical import instant
 from flows.core.errors import GuardRefused, PolicyDenied, UserError
 from flows.core.governance import approvals as rules
+from flows.services import checkpointing
 from flows.services.declarations import Declarations
 from flows.services.identity import Identity, permit
 from flows.services.promoting import Approval, Ruling
@@ -146,6 +147,7 @@ def decide(
             body = {"step": "approve", "request": request, "roles": identity.roles, "why": why}
             ledger.append(tx, "guard-refusal", body, principal=identity.name, at=at)
         raise
+    checkpointing.vouch(state, settings, at=at)
     with state.reading() as tx:
         return _view(tx, request, at)
 

@@ -7,6 +7,8 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from flows.core.canonical import instant
+from flows.core.governance.imports import imports_told
+from flows.core.governance.labels import ResidencyClash
 from flows.store import replicas
 
 if TYPE_CHECKING:
@@ -25,7 +27,7 @@ def describe(catalog: Catalog, blocs: Blocs, at: datetime, observed: Mapping[str
     `observed` holds the replicas by dataset, the newest first; None: the state is not known.
 
     Raises:
-        ResidencyClash: labels that meet in an entry share no country.
+        ResidencyClash: labels of the files that meet in an entry share no country; if an import is among them, `clash` tells it instead.
     """
     return [_entry(catalog, entry, blocs, at, observed) for entry in catalog.entries]
 
@@ -43,7 +45,13 @@ def observe(state: State) -> dict[str, list[ReplicaRow]]:
 def _entry(
     catalog: Catalog, entry: Entry, blocs: Blocs, at: datetime, observed: Mapping[str, Sequence[ReplicaRow]] | None
 ) -> dict[str, Any]:
-    label = catalog.label_of(entry.name, at, blocs)
+    imported = imports_told(catalog, [entry.name], at, blocs)
+    try:
+        label, clash = catalog.label_of(entry.name, at, blocs), None
+    except ResidencyClash as error:
+        if not any(row["clash"] for row in imported):
+            raise
+        label, clash = None, str(error)  # what another house says must not keep the rest from being shown
     sources = catalog.sources_of(entry.name, at) or {}
     rows = None if observed is None else observed.get(entry.name, ())
     return {
@@ -55,6 +63,8 @@ def _entry(
         "size_gb": float(entry.size_gb),
         "retention_days": entry.retention_days,
         "label": None if label is None else label.to_json(),
+        "clash": clash,
+        "imported": imported,
         "label_from": {name: sources[name].to_json() for name in sorted(sources)},
         "declassified": None if entry.declassified is None else _declassified(entry.declassified, at),
         "declassified_until": entry.declassified.until.isoformat() if entry.declassified else None,

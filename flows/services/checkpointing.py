@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable
 from datetime import datetime
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from flows.adapters import signing
 from flows.adapters.signing import Keyring, Signature
+from flows.core.errors import TradewindError
 from flows.store import ledger
 
 if TYPE_CHECKING:
@@ -16,6 +18,8 @@ if TYPE_CHECKING:
     from flows.core.governance.checkpoints import Check
     from flows.store.checkpoints import Sign
     from flows.store.database import State
+
+log = logging.getLogger("flows.checkpoints")
 
 ENROLLED = "signing-key"
 BY = "control"
@@ -45,6 +49,21 @@ def checkpoint_if_due(state: State, settings: Settings, *, at: datetime) -> tupl
     if not ledger.due(state, settings.anchors, at=at, rows=settings.checkpoint_rows, seconds=settings.checkpoint_seconds):
         return None
     return checkpoint(state, settings, at=at)
+
+
+def vouch(state: State, settings: Settings, *, at: datetime) -> tuple[int, str] | None:
+    """`checkpoint` at once, after what auditors look for first: a promotion, a rollback, a person's word. Call it once that is committed.
+
+    Only where the signing key is; elsewhere the reconciler's next round vouches. What was done stands whatever becomes of the
+    checkpoint, so a failure is logged and the reconciler meets it again; None then, too.
+    """
+    if settings.signing_key is None:
+        return None
+    try:
+        return checkpoint(state, settings, at=at)
+    except TradewindError as error:
+        log.error("no checkpoint was made, the reconciler tries again: %s", error)
+        return None
 
 
 def verify(state: State, settings: Settings, *, folder: Path | None = None, pinned: Iterable[str] | None = None) -> ledger.Verification:

@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from flows.adapters.catalogs.declared import connect
-from flows.core.errors import TradewindError, UserError
+from flows.core.errors import TradewindError, Unavailable, UserError
 from flows.core.governance.bridge import Conflict, conflict, effective, label_from
 from flows.core.governance.labels import Label, ResidencyClash
 from flows.store import imported_labels, ledger
@@ -165,4 +165,17 @@ def catalog_with_imports(catalog: Catalog, bridges: Sequence[BridgeDeclaration],
     return effective(catalog, bridges, known)
 
 
-__all__ = ["Import", "catalog_with_imports", "chosen", "import_labels", "refresh"]
+def catalog_seen(catalog: Catalog, bridges: Sequence[BridgeDeclaration], settings: Settings) -> Catalog:
+    """`catalog_with_imports` for commands that need no stack: where no state database answers, no bridge was ever read, hence all is stale.
+
+    Raises:
+        UserError: the state database is another version's.
+    """
+    try:
+        return catalog_with_imports(catalog, bridges, settings)
+    except Unavailable as error:
+        log.warning("what other catalogs said is not known, and counts as stale: %s", error.problems[0].what)
+        return effective(catalog, bridges, {})
+
+
+__all__ = ["Import", "catalog_seen", "catalog_with_imports", "chosen", "import_labels", "refresh"]

@@ -5,7 +5,6 @@ Placement, policy, walls and records are the real ones, over a state and sites o
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 from zlib import crc32
 
-from flows.adapters.settings import POOL_VARIABLE, SITE_VARIABLE, Settings
+from flows.adapters.settings import POOL_VARIABLE, SITE_VARIABLE, Settings, variables
 from flows.core.workload import ROW_ID
 from flows.services import promotion_runs
 from flows.services.context import DatasetRef
@@ -58,16 +57,8 @@ class LocalDispatcher:
 @contextmanager
 def acting_as(site: str, pool: str) -> Iterator[None]:
     """Give this process the identity that a pool's worker would give it."""
-    before = {name: os.environ.get(name) for name in (SITE_VARIABLE, POOL_VARIABLE)}
-    os.environ[SITE_VARIABLE], os.environ[POOL_VARIABLE] = site, pool
-    try:
+    with variables(**{SITE_VARIABLE: site, POOL_VARIABLE: pool}):
         yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from flows.adapters.settings import CONTROL, Settings, identity
 from flows.core.errors import GuardRefused, UserError
 from flows.core.planning import intent_id as id_of
 from flows.core.planning import window_of
-from flows.services import approving, lineage, promoting
+from flows.services import approving, checkpointing, lineage, promoting
 from flows.services.context import DatasetRef
 from flows.services.declarations import Declarations
 from flows.services.signed import require_model
@@ -90,6 +90,7 @@ def run(workload: str, as_of: datetime, intent_id: str, cause: str, *, run_id: s
         else:
             outbox.postpone(tx, intent_id, now, now)
         runs.finish(tx, run_id, "completed", now)
+    checkpointing.vouch(state, settings, at=now)
     if outcome.request is not None:
         with state.reading() as tx:
             kept["approval"] = approving.to_judge(tx, intent_id, now)

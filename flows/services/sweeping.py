@@ -1,8 +1,8 @@
 """Ends jobs that outlived their runs, and runs whose jobs are gone: what crashes of workers, servers and networks leave behind.
 
-Each pool's cloud is asked for the pool's jobs, and the server for its runs; nothing is ended that is younger than the grace period, and
-only jobs that bear the id of this server's own work pool: another installation may have pools of the same names. A cloud that does not
-answer keeps none of the others waiting, and is named.
+Each pool's cloud is asked for the pool's jobs, and the server for its runs. Nothing is ended that is younger than the grace period, and no
+run that said within it that it is alive; of jobs only those that bear the id of this server's own work pool: another installation may have
+pools of the same names. A cloud that does not answer keeps none of the others waiting, and is named.
 """
 
 from __future__ import annotations
@@ -48,6 +48,10 @@ class Runs(Protocol):
 
     async def find(self, ids: Sequence[str]) -> dict[str, PoolRun]:
         """Those of these ids that the server knows."""
+        ...
+
+    async def heard(self, run_id: str) -> datetime | None:
+        """When the run said last that it is alive; None: it never did."""
         ...
 
     async def crash(self, run_id: str, message: str) -> bool:
@@ -128,12 +132,13 @@ async def sweep(
     ]
     # side by side: one cloud that hangs until its time-out must not keep the others waiting
     found = await asyncio.gather(*(one.sweep(open_jobs or jobs_of) for one in rounds), return_exceptions=True)
+    unexpected: list[BaseException] = []
     for one, error in zip(rounds, found, strict=True):
         if isinstance(error, Unavailable):
             swept.unlooked[one.pool.name] = str(error)
             log.warning("`%s` could not be looked at: %s", one.pool.name, error)
         elif isinstance(error, BaseException):
-            raise error
+            unexpected.append(error)
         else:
             swept.looked.append(one.pool.name)
         swept.jobs += one.jobs
@@ -145,6 +150,9 @@ async def sweep(
                 ledger.append(tx, "orphan", asdict(row), principal="control", at=at)
             for row in swept.runs:
                 ledger.append(tx, "lost-run", asdict(row), principal="control", at=at)
+    # only now: what the other pools' rounds have ended is on record
+    for error in unexpected:
+        raise error
     return swept
 
 
@@ -231,6 +239,11 @@ class _Round:
         self.jobs.append(Ended(self.pool.name, self.site.id, job.run, job.id, why, instant(job.since) if job.since else ""))
 
     async def _lose(self, run: PoolRun) -> None:
+        heard = await self.runs.heard(run.id)
+        if heard is not None and heard + self.grace > self.at:
+            # its worker is about to say how it ended, or its job is where nobody looked, such as in another cluster
+            log.warning("run `%s` on `%s` is alive, but no job of it was found", run.id, self.pool.name)
+            return
         message = NEVER_MADE if run.state == "PENDING" and run.job is None else JOB_GONE
         if not self.dry_run:
             if not await self.runs.crash(run.id, message):

@@ -165,13 +165,25 @@ class SageMakerWorker(BaseWorker[SageMakerJobConfiguration, SageMakerVariables, 
             await anyio.sleep(configuration.poll_seconds * random.uniform(0.8, 1.2))
         await output.drain(self.drain_seconds)
         if end.status_code:
-            lines = "\n".join(str(line) for line in output.tail.tail)
-            logger.error("%s%s", end.message, f"\nlast lines of the job:\n{lines}" if lines else "")
+            await self._tell_failure(flow_run, configuration, end, output)
         elif not await self._told(flow_run.id):
             end = silent(name)
         if end.status_code:
             self._endings[flow_run.id] = end
         return end
+
+    async def _tell_failure(self, flow_run: FlowRun, configuration: SageMakerJobConfiguration, end: Ending, output: Output) -> None:
+        """Write how a job failed into its run's log, which is kept where the server is: with its last lines if the run never began.
+
+        What a job prints after that may quote the step's data; it stays in the worker's log and in CloudWatch.
+        """
+        lines = "\n".join(str(line) for line in output.tail.tail)
+        last = f"\nlast lines of the job:\n{lines}" if lines else ""
+        run = await self._read(flow_run.id)
+        began = run is None or run.start_time is not None
+        self.get_flow_run_logger(flow_run).error("%s%s", end.message, "" if began else last)
+        if began and last and not configuration.stream_output:
+            self._logger.error("training job of run `%s`: %s%s", flow_run.id, end.kind, last)
 
     async def _told(self, flow_run_id: UUID) -> bool:
         """Whether the run says how it ended, which may be a moment after its job completed."""

@@ -117,7 +117,9 @@ def _failed(name: str, reason: str) -> Ending:
         # what the job's own program printed last must not pass for a word of AWS, but for the want of memory that it reports itself
         if (sign.kind == "memory" or code is None) and sign.pattern.search(reason):
             return _told(sign.kind, code or 1, what, sign.fix)
-    return _told("crash", code or 1, what, "read the job's last lines in the run's log, or in CloudWatch under /aws/sagemaker/TrainingJobs")
+    return _told(
+        "crash", code or 1, what, "read the job's last lines in the worker's log, or in CloudWatch under /aws/sagemaker/TrainingJobs"
+    )
 
 
 def _stopped(name: str, description: Description) -> Ending:

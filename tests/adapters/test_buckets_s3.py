@@ -227,6 +227,37 @@ def test_a_transfer_killed_in_the_middle_goes_on_where_it_was(declared: Settings
     assert aws.client().list_multipart_uploads(Bucket=bucket_of(declared, HOME)).get("Uploads") is None
 
 
+def test_a_removal_that_is_cut_short_leaves_no_version_that_seems_whole(declared: Settings, aws: S3) -> None:
+    """S3 deletes many objects at once, in no order: the manifest goes in a request of its own, before them."""
+    made = publish(site_storage(HOME, declared))
+    aws.asked.clear()
+
+    def second(one: Asked) -> Fault | None:
+        batch = one.method == "POST" and "delete" in one.query
+        return (403, "AccessDenied") if batch and any(each.method == "POST" for each in aws.asked) else None
+
+    aws.fail = second
+    with pytest.raises(Unavailable, match="refused this run"):
+        site_storage(HOME, declared).remove("sales", made.version)
+    aws.fail = lambda _: None
+    assert site_storage(HOME, declared).versions("sales") == []
+    left = [one["Key"] for one in aws.client().list_objects_v2(Bucket=bucket_of(declared, HOME))["Contents"]]
+    assert sorted(Path(key).name for key in left) == ["one.txt", "two.txt"]
+
+
+def test_a_large_object_that_was_changed_leaves_nothing_at_the_destination(declared: Settings, aws: S3) -> None:
+    """What was sent of it before its end showed the change is taken back: no part of it stays there, unseen and billed."""
+    source = site_storage("onprem-fra", declared)
+    made = publish(source, {"big.bin": b"a" * (2 * PART + 1000)})
+    with (source.path("datasets", "sales", made.version) / "big.bin").open("r+b") as stream:
+        stream.write(b"b")
+    with pytest.raises(IntegrityError, match=r"big\.bin"):
+        copy_version(source, site_storage(HOME, declared), "sales", made.version)
+    client, bucket = aws.client(), bucket_of(declared, HOME)
+    assert client.list_multipart_uploads(Bucket=bucket).get("Uploads") is None
+    assert client.list_objects_v2(Bucket=bucket).get("Contents") is None
+
+
 @pytest.mark.parametrize(
     ("fault", "kind", "told"),
     [

@@ -198,6 +198,41 @@ def test_jobs_of_a_cluster_are_found_by_their_labels_and_deleted(tmp_path: Path,
     assert time.monotonic() - began < 30
 
 
+def test_a_site_that_has_a_context_is_not_looked_for_in_the_cluster_of_this_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Control may run in a cluster itself: another site's jobs are not there, and its live runs would seem to have lost theirs."""
+    config = pytest.importorskip("kubernetes.config", reason="the Kubernetes client is not installed")
+    from kubernetes import client
+
+    from flows.adapters.clouds.kubernetes import connect
+
+    def own_cluster() -> None:
+        client.Configuration.set_default(client.Configuration(host="https://own.example"))
+
+    names = ("onprem-fra", "elsewhere")
+    kubeconfig = tmp_path / "kubeconfig"
+    entries = {
+        "clusters": [{"name": name, "cluster": {"server": f"https://{name}.example"}} for name in names],
+        "contexts": [{"name": name, "context": {"cluster": name, "user": "nobody"}} for name in names],
+        "users": [{"name": "nobody", "user": {}}],
+    }
+    kubeconfig.write_text(json.dumps({"apiVersion": "v1", "kind": "Config", "current-context": "elsewhere", **entries}))
+    monkeypatch.setattr("kubernetes.config.kube_config.KUBE_CONFIG_DEFAULT_LOCATION", str(kubeconfig))
+    assert [connect(site).configuration.host for site in ("onprem-fra", "another")] == [
+        "https://onprem-fra.example",
+        "https://elsewhere.example",
+    ]
+    monkeypatch.setattr(config, "load_incluster_config", own_cluster)
+    try:
+        assert [connect(site).configuration.host for site in ("onprem-fra", "another")] == [
+            "https://onprem-fra.example",
+            "https://own.example",
+        ]
+    finally:
+        client.Configuration.set_default(None)
+
+
 class Google:
     """A pretend server: answers by method and path, two items a page, and keeps what was asked."""
 

@@ -75,6 +75,8 @@ class Fault:
     """True: the operation is done, and its answer lost."""
     pause_seconds: float
     """How long the answer takes."""
+    region: str | None = None
+    """Only there."""
 
 
 class SageMaker:
@@ -121,10 +123,11 @@ class SageMaker:
         self.silence()
 
     def fail(
-        self, operation: str, code: str, message: str = "", *, status: int = 400, times: int = 1, after: bool = False, pause: float = 0.0
-    ) -> Fault:
-        """Answer the next calls of an operation with an error."""
-        self.faults.append(Fault(operation, code, message, status, times, after, pause))
+        self, operation: str, code: str, message: str = "", *, status: int = 400, times: int = 1, after: bool = False, pause: float = 0.0,
+        region: str | None = None,
+    ) -> Fault:  # fmt: skip
+        """Answer the next calls of an operation, in that region if one is named, with an error."""
+        self.faults.append(Fault(operation, code, message, status, times, after, pause, region))
         return self.faults[-1]
 
     def interrupt(self, name: str, number: int = signal.SIGKILL) -> None:
@@ -146,7 +149,8 @@ class SageMaker:
         target = environ.get("HTTP_X_AMZ_TARGET", "")
         operation = target.partition(".")[2]
         self.calls.append((environ.get("HTTP_AUTHORIZATION", "").partition("Credential=")[2].partition("/")[0], target))
-        fault = next((one for one in self.faults if one.operation == operation and one.times > 0), None)
+        ordered = (one for one in self.faults if one.operation == operation and one.times > 0)
+        fault = next((one for one in ordered if one.region in (None, _region(environ))), None)
         if fault is not None:
             fault.times -= 1
             if not fault.after:

@@ -198,6 +198,11 @@ def test_a_claimed_name_has_what_is_declared_for_it_and_no_more(declared: Path) 
         (("operator",), "site", True),
         (("approver",), "review", True),
         (("operator",), "approve", False),
+        (("compliance-officer",), "import", True),
+        (("operator",), "import", True),
+        (("data-scientist",), "import", False),
+        (("platform-engineer",), "publish", True),
+        (("operator",), "publish", False),
     ],
 )
 def test_the_rules_decide_what_roles_may_do(roles: tuple[str, ...], action: Action, allowed: bool) -> None:

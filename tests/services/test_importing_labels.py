@@ -13,8 +13,9 @@ import pytest
 from typer.testing import CliRunner
 
 from deployments.cli.catalog import app
+from deployments.cli.main import app as main_app
 from flows.adapters.settings import Settings
-from flows.core.errors import Unavailable, UserError
+from flows.core.errors import PolicyDenied, Unavailable, UserError
 from flows.core.governance.labels import Classification
 from flows.services import importing_labels, placing, publishing
 from flows.services.declarations import Declarations
@@ -255,6 +256,121 @@ def test_the_commands_tell_what_they_did(settings: Settings, atlas: AtlasServer,
     assert "nafld-raw: no meaning is declared for `NEW_WORD`" in failed.output
     unknown = command(settings, monkeypatch, "import", "--bridge", "there")
     assert isinstance(unknown.exception, UserError)
+
+
+@pytest.mark.parametrize(
+    ("roles", "may"), [("[data-scientist, approver]", ()), ("[operator]", ("import",)), ("[compliance-officer]", ("import", "publish"))]
+)
+def test_whoever_has_no_role_for_it_neither_imports_nor_publishes(
+    settings: Settings, atlas: AtlasServer, monkeypatch: pytest.MonkeyPatch, roles: str, may: tuple[str, ...]
+) -> None:
+    """Refused before the other catalog is asked anything or anything is stored; whoever may is on record."""
+    file = settings.deployments / "roles.yaml"
+    file.write_text(file.read_text().replace("principals: {}", f"principals: {{ada: {roles}}}"))
+    monkeypatch.setenv("TRADEWIND_PRINCIPAL", "ada")
+    for action, kind in (("import", "import"), ("publish", "publication")):
+        atlas.seen.clear()
+        done = command(settings, monkeypatch, action)
+        if action in may:
+            assert done.exit_code == 0
+            assert len(kinds(settings, kind)) == 1
+        else:
+            assert isinstance(done.exception, PolicyDenied)
+            assert f"`ada` may not {action} `catalog`: default-deny" in str(done.exception)
+            assert (atlas.seen, kinds(settings, kind)) == ([], [])
+
+
+REQUEST = """workload: {0}
+step: train
+requested_by: {{user: ada, roles: [ml-engineer]}}
+datasets: [{{name: {0}-raw}}]
+runtime: {{p50_hours: 1, p90_hours: 2}}
+"""
+
+
+def dry(settings: Settings, monkeypatch: pytest.MonkeyPatch, workload: str = "nafld", *words: str) -> Any:
+    """`tradewind place` of a training."""
+    path = settings.home / "request.yaml"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(REQUEST.format(workload))
+    monkeypatch.setenv("TRADEWIND_HOME", str(settings.home))
+    monkeypatch.setenv("TRADEWIND_DEPLOYMENTS", str(settings.deployments))
+    monkeypatch.setenv("COLUMNS", "400")
+    return CliRunner().invoke(main_app, ["place", str(path), *words])
+
+
+def test_place_tells_what_was_imported_and_whose_label_holds(
+    settings: Settings, atlas: AtlasServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Bridge, time, label, files' label and the one that holds, in words and as JSON; the dry run is bound by it, as a dispatch is."""
+    atlas.classify("clinic.raw", "PHI", "GERMANY")
+    imported(settings)
+    done = dry(settings, monkeypatch)
+    assert "nafld-raw: here says restricted gdpr,hipaa DE, read 20" in done.output
+    assert "it is the stricter one and holds (files: restricted gdpr,hipaa EU; holds: restricted gdpr,hipaa DE)" in done.output
+    row = json.loads(dry(settings, monkeypatch, "nafld", "--json").output)
+    (told,) = row["imported"]
+    assert (told["dataset"], told["bridge"], told["stale"], told["stricter"]) == ("nafld-raw", "here", False, "bridge")
+    assert (told["holds"]["residency"], told["files"]["residency"]) == (["DE"], ["EU"])
+    assert row["output_label"]["residency"] == ["DE"]
+    assert datetime.fromisoformat(told["as_of"]) <= datetime.now(UTC)
+    assert "the files are stricter" not in dry(settings, monkeypatch, "flight_delay").output
+    atlas.classify("clinic.raw", "AMERICA")
+    imported(settings)
+    clash = dry(settings, monkeypatch)
+    assert clash.exit_code == 3 and "no country is left: placed nowhere" in clash.output
+
+
+def test_what_is_stale_is_shown_and_placed_nowhere(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Too old, never read, and without a state database, which a dry run does not need."""
+    for as_of, read in ((datetime.now(UTC) - timedelta(hours=25), "read 20"), (None, "never read")):
+        if as_of is not None:
+            imported(settings, at=as_of)
+        else:
+            (settings.home / "state.db").unlink()
+        done = dry(settings, monkeypatch)
+        assert done.exit_code == 3
+        assert read in done.output and "STALE after 24 h: placed nowhere until it is imported again" in done.output
+        row = json.loads(dry(settings, monkeypatch, "nafld", "--json").stdout)
+        assert [one["stale"] for one in row["imported"]] == [True]
+        assert "stale-catalog" in rules(row, "onprem-fra-k8s")
+        assert "here (stale" in command(settings, monkeypatch, "show").output
+
+
+def test_steps_placed_together_tell_it_too(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once for all steps."""
+    imported(settings)
+    assert "nafld-raw: here says" in dry(settings, monkeypatch, "nafld", "--joint").output
+    row = json.loads(dry(settings, monkeypatch, "nafld", "--joint", "--json").output)
+    assert [one["dataset"] for one in row["imported"]] == ["nafld-raw"]
+
+
+def test_the_catalog_shows_what_was_imported(settings: Settings, atlas: AtlasServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of an entry, and of what it was made from; a clash made elsewhere keeps no other entry from being shown."""
+    atlas.classify("clinic.raw", "PHI", "GERMANY")
+    imported(settings)
+    (row,) = json.loads(command(settings, monkeypatch, "show", "nafld-model", "--json").output)
+    assert [(one["dataset"], one["bridge"], one["stricter"]) for one in row["imported"]] == [("nafld-raw", "here", "bridge")]
+    assert (row["label"]["residency"], row["clash"]) == (["DE"], None)
+    assert "nafld-raw (here)" in row["label_from"]
+    page = command(settings, monkeypatch, "show", "nafld-raw").output
+    assert "from other catalogs (the stricter label holds)\n  nafld-raw: here says restricted gdpr,hipaa DE, read 20" in page
+    listed = command(settings, monkeypatch, "show").output.splitlines()
+    assert listed[0].split()[-1] == "imported"
+    assert {line.split()[0]: line.rpartition("  ")[2].strip() for line in listed}["nafld-raw"] == "here (stricter)"
+    atlas.classify("clinic.raw", "AMERICA")
+    imported(settings)
+    assert "no country is left: placed nowhere" in command(settings, monkeypatch, "show", "nafld-raw").output
+    rows = {row["name"]: row for row in json.loads(command(settings, monkeypatch, "show", "--json").output)}
+    assert rows["nafld-raw"]["label"] is None and "nafld-raw (here)" in rows["nafld-raw"]["clash"]
+    assert rows["flight_delay-raw"]["label"] is not None
+
+
+def test_without_a_bridge_nothing_changes(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No column, no key beside the decision."""
+    (settings.deployments / "catalogs.yaml").write_text("bridges: []\n")
+    assert "imported" not in json.loads(dry(settings, monkeypatch, "nafld", "--json").output)
+    assert "imported" not in command(settings, monkeypatch, "show").output
 
 
 def test_a_declared_bridge_without_a_state_database_is_no_silent_pass(settings: Settings) -> None:

@@ -15,7 +15,8 @@ from hypothesis import settings as tries
 from hypothesis import strategies as st
 
 from flows.adapters.clouds import Job
-from flows.adapters.pool_runs import OPEN, PoolRun
+from flows.adapters.dispatch import OPEN
+from flows.adapters.pool_runs import PoolRun
 from flows.adapters.settings import Settings
 from flows.core.errors import Unavailable
 from flows.core.failures import classify
@@ -50,8 +51,9 @@ class Cloud:
 class Server:
     """A server that knows these runs."""
 
-    def __init__(self, *runs: PoolRun, ended_meanwhile: Iterable[str] = ()) -> None:
+    def __init__(self, *runs: PoolRun, ended_meanwhile: Iterable[str] = (), heard: datetime | None = None) -> None:
         self.runs, self.meanwhile, self.crashed = {run.id: run for run in runs}, set(ended_meanwhile), dict[str, str]()
+        self.last = heard
 
     async def pool_id(self, pool: str) -> str | None:
         return OWN
@@ -61,6 +63,9 @@ class Server:
 
     async def find(self, ids: Sequence[str]) -> dict[str, PoolRun]:
         return {id: self.runs[id] for id in ids if id in self.runs}
+
+    async def heard(self, run_id: str) -> datetime | None:
+        return self.last
 
     async def crash(self, run_id: str, message: str) -> bool:
         if run_id in self.meanwhile:
@@ -158,6 +163,31 @@ def test_a_run_that_ended_meanwhile_or_has_just_begun_is_not_lost(settings: Sett
     done, young = run("RUNNING"), run("PENDING", YOUNG)
     server = Server(done, young, ended_meanwhile=[done.id])
     assert swept(settings, server, Cloud()).runs == [] and server.crashed == {}
+
+
+@pytest.mark.parametrize(("heard", "lost"), [(YOUNG, False), (OLD, True), (None, True)])
+def test_a_run_that_says_that_it_is_alive_is_not_lost(settings: Settings, heard: datetime | None, lost: bool) -> None:
+    """Whoever was asked for its job may be the wrong cluster, or its worker is about to say how it ended."""
+    own = run("RUNNING", job="noted")
+    server = Server(own, heard=heard)
+    assert [row.run for row in swept(settings, server, Cloud()).runs] == ([own.id] if lost else [])
+    assert bool(server.crashed) == lost
+
+
+def test_what_was_ended_is_recorded_although_another_pool_fails(settings: Settings) -> None:
+    """An answer that nobody expected ends the round with its error, after the ledger has its rows."""
+
+    class Broken(Cloud):
+        def list(self) -> list[Job]:
+            raise ValueError("not what a cloud answers")
+
+    own = run("FAILED")
+    cloud = Cloud(job(own))
+    with pytest.raises(ValueError, match="not what a cloud answers"):
+        swept(settings, Server(own), cloud, others=Broken())
+    assert cloud.ended == ["job"]
+    with State(settings.state_url).reading() as tx:
+        assert [row.body["job"] for row in ledger.rows(tx, kind="orphan")] == ["job"]
 
 
 def test_a_dry_run_says_the_same_and_ends_nothing(settings: Settings) -> None:

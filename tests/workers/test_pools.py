@@ -8,9 +8,11 @@ from pathlib import Path
 import pytest
 from pydantic import SecretStr
 
+from deployments.local import commands
 from deployments.local.supervisor import running
 from flows.adapters.settings import Settings, SiteConnection, exported
 from flows.core.errors import UserError
+from flows.workers.guarded import identity_of
 from flows.workers.host import keyed
 from flows.workers.pools import pools_of
 
@@ -47,3 +49,15 @@ def test_a_process_gets_the_settings_and_the_secrets_of_its_own_site_alone(tmp_p
     assert "key of" not in exported(settings)["TRADEWIND_SITES"]
     assert not {"TRADEWIND_SIGNING_KEY", "TRADEWIND_TOKEN", "TRADEWIND_LINEAGE_API_KEY"} & set(found)
     assert found["TRADEWIND_HOME"] == str(tmp_path)
+
+
+def test_only_the_worker_host_of_the_stack_gets_the_keys_of_the_sites(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It passes each run those of the run's own site; the servers beside it get none."""
+    connections = {name: SiteConnection(url=f"s3://{name}", credentials=SecretStr(f"key of {name}")) for name in ("here", "there")}
+    settings = Settings(home=tmp_path, sites=connections)
+    host = commands.workers_environment(settings, "http://127.0.0.1:1/api")
+    monkeypatch.setenv("TRADEWIND_SITES", host["TRADEWIND_SITES"])
+    run = identity_of("here", "pool", Settings(home=tmp_path), "http://127.0.0.1:1/api").environment["TRADEWIND_SITES"]
+    assert {name: one.get("credentials") for name, one in json.loads(run).items()} == {"here": "key of here", "there": None}
+    for server in (commands.prefect_environment(settings, 1), commands.mlflow_environment(settings)):
+        assert "key of" not in str(server)

@@ -18,10 +18,7 @@ DEFAULT_NAMESPACE = "default"
 
 
 class ClusterJobs:
-    """See `flows.adapters.clouds.Jobs`.
-
-    The cluster is the one of this process's service account; else that of the kubeconfig's context named as the site; else its current one.
-    """
+    """See `flows.adapters.clouds.Jobs`; `connect` says which cluster is asked."""
 
     def __init__(self, pool: Pool, site: Site) -> None:
         self._pool, self._site = pool.name, site.id
@@ -58,24 +55,36 @@ class ClusterJobs:
         from urllib3.exceptions import HTTPError
 
         try:
-            with self._client() as api:
+            with connect(self._site) as api:
                 yield client.BatchV1Api(api)
         except (client.ApiException, HTTPError, OSError, config.ConfigException) as error:
             told = getattr(error, "reason", None) or str(error).partition("\n")[0] or type(error).__name__
             raise Unavailable(f"{what}: {told}", fix="is the cluster up, and does the service account's role hold?") from error
 
-    def _client(self) -> Any:
-        from kubernetes import client, config
 
+def connect(site: str) -> Any:
+    """A client of a site's cluster: the kubeconfig's context named as the site; else the cluster of this process; else the current context.
+
+    Raises:
+        ConfigException: none of them is there (`kubernetes.config`).
+    """
+    from kubernetes import client, config
+
+    try:
+        named = any(context["name"] == site for context in config.list_kube_config_contexts()[0])
+    except config.ConfigException:
+        named = False
+    if named:
+        api = config.new_client_from_config(context=site)
+    else:
         try:
             config.load_incluster_config()
             api = client.ApiClient()
         except config.ConfigException:
-            contexts = {context["name"] for context in config.list_kube_config_contexts()[0]}
-            api = config.new_client_from_config(context=self._site if self._site in contexts else None)
-        # a cluster that is gone is told at once, not after three tries
-        api.configuration.retries = False
-        return api
+            api = config.new_client_from_config()
+    # a cluster that is gone is told at once, not after three tries
+    api.configuration.retries = False
+    return api
 
 
 def _is_over(row: Any) -> bool:

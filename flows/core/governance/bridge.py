@@ -227,9 +227,10 @@ def conflict(catalog: Catalog, dataset: str, there: Label | None, at: datetime, 
         holds = there if here is None else join({dataset: here, f"{dataset} (imported)": there}, blocs)
     except ResidencyClash:
         return Conflict(dataset, here, there, None)
-    return None if here is not None and _same(here, there, blocs) else Conflict(dataset, here, there, holds)
+    return None if here is not None and same_label(here, there, blocs) else Conflict(dataset, here, there, holds)
 
 
-def _same(one: Label, other: Label, blocs: Blocs) -> bool:
+def same_label(one: Label, other: Label, blocs: Blocs) -> bool:
+    """Whether two labels bind alike: the same class, regimes and countries, however the countries are named."""
     alike = (one.classification, one.regimes) == (other.classification, other.regimes)
     return alike and blocs.countries(one.residency) == blocs.countries(other.residency)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, date, datetime
@@ -14,6 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
 from flows.core.governance.ledger_kinds import KINDS
+from flows.core.governance.sheets import sheet_of
 from flows.core.placement.page import page, table
 
 Proved = Literal["real", "emulator", "mixed", "outside"]
@@ -24,7 +23,6 @@ PROVED: Mapping[str, str] = {
     "outside": "by people, outside this system",
 }
 COLUMNS = ("framework", "control", "asks", "state", "gaps", "proved", "rules", "tests", "ledger", "docs", "limits", "source")
-_FORMULA = ("=", "+", "-", "@")
 Text = Annotated[str, StringConstraints(min_length=3, strip_whitespace=True)]
 TestId = Annotated[str, StringConstraints(pattern=r"^tests/[\w/]+\.py(::\w+)+$")]
 
@@ -227,13 +225,7 @@ def report_page(report: Report) -> str:
 
 def report_sheet(report: Report) -> str:
     """A line for each control as CSV; a cell that a spreadsheet would take for a formula begins with an apostrophe."""
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(COLUMNS)
-    for row in _rows(report):
-        told = (" ".join(cell.split()) for cell in row)
-        writer.writerow([f"'{cell}" if cell.startswith(_FORMULA) else cell for cell in told])
-    return out.getvalue()
+    return sheet_of(COLUMNS, _rows(report))
 
 
 def _rows(report: Report) -> Iterator[Sequence[str]]:

@@ -12,6 +12,7 @@ from typing import Any
 
 from flows.core.errors import Problem, UserError
 from flows.core.governance.reviews import KINDS, Grant, Judged, Standing, Verdict
+from flows.core.governance.sheets import plain, sheet_of
 from flows.core.placement.page import POLICY, STYLE
 
 COLUMNS = (
@@ -19,7 +20,6 @@ COLUMNS = (
     "accepted", "state", "because", "command to revoke", "decision", "reason", "until",
 )  # fmt: skip
 """The last three are for a person to fill in: `keep` or `revoke`, why, and the last UTC day of a keep."""
-_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
 MOST_SHOWN = 6
 
 
@@ -113,12 +113,7 @@ def page(told: ReviewTold) -> str:
 
 def sheet(told: ReviewTold) -> str:
     """The review as CSV; a cell that a spreadsheet would take for a formula begins with an apostrophe."""
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(COLUMNS)
-    for line in sorted(told.lines, key=worst_first):
-        writer.writerow([_safe(cell) for cell in (*_cells(told, line), "", "", "")])
-    return out.getvalue()
+    return sheet_of(COLUMNS, ((*_cells(told, line), "", "", "") for line in sorted(told.lines, key=worst_first)))
 
 
 def read_sheet(text: str, *, file: str, review: str, grants: Mapping[str, Any] | frozenset[str]) -> list[Filled]:
@@ -163,7 +158,7 @@ def _filled(
     cells: Mapping[str, str], number: int, review: str, grants: Mapping[str, Any] | frozenset[str]
 ) -> Filled | list[tuple[str, str, str]]:
     wrong: list[tuple[str, str, str]] = []
-    decision, reason, until = (_plain(cells.get(name, "")) for name in ("decision", "reason", "until"))
+    decision, reason, until = (plain(cells.get(name, "")) for name in ("decision", "reason", "until"))
     if cells.get("review") != review:
         wrong.append(("review", f"`{cells.get('review', '')}` is another review", f"`{review}`"))
     elif cells.get("grant", "") not in grants:
@@ -221,14 +216,6 @@ def _day(moment: datetime | None) -> str:
 
 def _moment(moment: datetime) -> str:
     return f"{moment.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
-
-
-def _safe(cell: str) -> str:
-    return f"'{cell}" if cell.lstrip(" ").startswith(_FORMULA) else cell
-
-
-def _plain(cell: str) -> str:
-    return cell[1:].strip() if cell.startswith("'") and cell[1:].lstrip(" ").startswith(_FORMULA) else cell
 
 
 def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

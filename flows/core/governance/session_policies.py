@@ -83,10 +83,10 @@ def step_reach(workload: str, step: str, inputs: Iterable[str], root: Root, *, d
         return (Reach(root, read=("",), delete=workload_reach(own, root).delete),)
     if destination is not None:
         return Reach(root, read=read), Reach(destination, write=read)
-    write = tuple(dataset_folder(f"{own}-{kind}") for kind in OUTPUTS.get(step, ()))
-    if step == "train":
-        write += (f"artifacts/{own}/",)
-    return (Reach(root, read=read, write=write, delete=(f"features/{own}/",) if step == "materialize" else ()),)
+    made = tuple(dataset_folder(f"{own}-{kind}") for kind in OUTPUTS.get(step, ()))
+    if step == "train":  # its checkpoints are versions of its model: one is kept at a time, none once it is published
+        return (Reach(root, read=read, write=(f"artifacts/{own}/",), delete=made),)
+    return (Reach(root, read=read, write=made, delete=(f"features/{own}/",) if step == "materialize" else ()),)
 
 
 def workload_reach(workload: str, root: Root) -> Reach:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 Action = Literal[
     "process", "store", "transfer", "serve",  # on data, at a place
     "run", "promote", "approve", "rollback", "declassify", "apply", "site", "erase", "review",  # on records, in control
+    "import", "publish",  # labels from other catalogs, names and lineage to them
 ]  # fmt: skip
 
 

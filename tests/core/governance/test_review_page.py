@@ -7,6 +7,8 @@ import io
 from datetime import UTC, date, datetime
 
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from flows.core.errors import UserError
 from flows.core.governance.review_page import COLUMNS, ReviewLine, ReviewTold, page, read_sheet, sheet
@@ -82,6 +84,17 @@ def test_a_sheet_holds_no_formula(evil: str) -> None:
     (row,) = csv.DictReader(io.StringIO(sheet(told(line("g-1", evil, via=evil)))))
     assert row["principal"] == f"'{evil}"
     assert not [cell for cell in row.values() if cell.lstrip(" ").startswith(("=", "+", "-", "@", "\t"))]
+
+
+@given(st.text(st.characters(categories=["L", "P", "S", "Z", "Cc"]), max_size=20).map(lambda text: f"a{text}"))
+@example("ada\r=1+1")
+@example("ada\r\n\x85\u2028eve")
+def test_no_name_breaks_a_row(name: str) -> None:
+    """A lone carriage return, which Python 3.11 writes unquoted, or any other break: each grant stays one line, no cell begins anew."""
+    text = sheet(told(line("g-1", name, via=name), line("g-2")))
+    assert len(text.splitlines()) == 3
+    read = {row["grant"]: row["principal"] for row in csv.DictReader(io.StringIO(text))}
+    assert read == {"g-1": " ".join(name.splitlines()), "g-2": "ada"}
 
 
 def test_a_sheet_that_is_filled_in_is_read_back() -> None:

@@ -85,7 +85,8 @@ def expected(what: str, workload: str, step: str, inputs: tuple[str, ...], key: 
     sent = folder == "datasets" and name in inputs
     if at_destination:
         return sent and what in ("read", "write")
-    return {"read": sent or made or logged or online, "write": made or logged or online, "delete": online}[what]
+    checkpoints = step == "train" and made
+    return {"read": sent or made or logged or online, "write": made or logged or online, "delete": online or checkpoints}[what]
 
 
 ACTIONS = {

@@ -38,6 +38,9 @@ class Server:
     async def find(self, ids: Sequence[str]) -> dict[str, PoolRun]:
         return {RUN: PoolRun(RUN, "CRASHED", OLD, "task")}
 
+    async def heard(self, run_id: str) -> datetime | None:
+        return None
+
     async def crash(self, run_id: str, message: str) -> bool:
         raise AssertionError("no run was lost")
 
