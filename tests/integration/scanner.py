@@ -6,6 +6,8 @@ import gzip
 import re
 import zipfile
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 
 from flows.adapters.storage import file_sha256
@@ -19,6 +21,16 @@ def traces(root: Path, identifier: re.Pattern[bytes], checksums: Iterable[str] =
         if (known and file_sha256(path) in known) or any(identifier.search(part) for part in _contents(path)):
             found.append(path)
     return found
+
+
+def traces_in_use(root: Path, identifier: re.Pattern[bytes]) -> list[Path]:
+    """As `traces`, under a folder with a SQLite database that this process has open.
+
+    Read by another process: closing any file handle of a database drops this process's POSIX locks on it, whereupon SQLite shows it an
+    old state (sqlite.org/howtocorrupt.html, section 2.2).
+    """
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as other:
+        return other.submit(traces, root, identifier).result()
 
 
 def _contents(path: Path) -> Iterator[bytes]:

@@ -21,7 +21,7 @@ from flows.adapters.settings import PROJECT_ROOT
 from flows.store import ledger, runs
 from flows.store.database import State
 from tests.integration.conftest import Run, start
-from tests.integration.scanner import traces
+from tests.integration.scanner import traces_in_use
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(240)]
 
@@ -81,7 +81,7 @@ def test_no_run_that_somebody_starts_brings_patients_elsewhere(stack: Stack, dis
     ended = asyncio.run(scenario())
     assert [each.refused for each in ended] == [True] * len(attacks), [each.message for each in ended]
     assert refused(stack) == before + len(attacks)
-    found = traces(stack.settings.home, PATIENT)
+    found = traces_in_use(stack.settings.home, PATIENT)
     assert found and [path for path in found if home not in path.parents] == []
 
 
@@ -95,7 +95,7 @@ def test_what_a_step_says_reaches_control_only_if_it_may(stack: Stack, run: Run,
     rows.write_text(f"{PLANTED}-{hushed}")
     final = run("talker", "onprem-fra-k8s", {"rows": str(rows), "hushed": hushed})
     assert not final.succeeded
-    found = traces(stack.settings.home, re.compile(f"{PLANTED}-{hushed}".encode()))
+    found = traces_in_use(stack.settings.home, re.compile(f"{PLANTED}-{hushed}".encode()))
     if hushed:
         assert "`train` of `clinic` failed with ValueError; its message may quote rows and is not shown" in final.message
         assert found == [] and PLANTED not in final.message
