@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import os
@@ -10,9 +11,12 @@ from urllib.parse import urlsplit
 
 from flows.adapters import step_credentials
 from flows.adapters.buckets import secret_of
+from flows.adapters.settings import variables
 from flows.core.errors import UserError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from flows.adapters.settings import SiteConnection
 
 AWS = {"access_key": "aws_access_key_id", "secret_key": "aws_secret_access_key", "session_token": "aws_session_token"}
@@ -120,8 +124,29 @@ def arrow_options(connection: SiteConnection) -> dict[str, Any]:
     return options
 
 
+@contextlib.contextmanager
+def mlflow_clients(connection: SiteConnection) -> Iterator[None]:
+    """Let MLflow's own clients open a site's bucket as this run does: S3's by variables, Google's by a client that it is handed."""
+    with variables(**environment(connection)):
+        own = _of_this_run(connection) if connection.url.startswith("gs://") else None
+        if own is None:
+            yield
+            return
+        from google.cloud import storage
+        from mlflow.store.artifact.artifact_repository_registry import get_registered_artifact_repositories
+
+        known = get_registered_artifact_repositories()
+        before: Any = known["gs"]
+        handed: Any = lambda uri, **more: before(uri, client=storage.Client(project="tradewind", credentials=own), **more)  # noqa: E731
+        known["gs"] = handed
+        try:
+            yield
+        finally:
+            known["gs"] = before
+
+
 def environment(connection: SiteConnection) -> dict[str, str]:
-    """What MLflow's own clients need to know of a site; Google's have their machine's identity alone."""
+    """What MLflow's client for S3 needs to know of a site."""
     if not connection.url.startswith("s3://"):
         return {}
     found = {name.upper(): value for name, value in s3_session(connection).items() if value}

@@ -25,8 +25,12 @@ if TYPE_CHECKING:
 
 COMPLETED, FAILED, CRASHED, CANCELLED = "COMPLETED", "FAILED", "CRASHED", "CANCELLED"
 FINAL = frozenset({COMPLETED, FAILED, CRASHED, CANCELLED})
-WAITING = frozenset({"SCHEDULED", "PENDING"})
+RUNNING = "RUNNING"
+SCHEDULED = "SCHEDULED"
+WAITING = frozenset({SCHEDULED, "PENDING"})
 """State types of a run that no worker has begun."""
+OPEN = ("PENDING", RUNNING, "CANCELLING")
+"""State types of runs that a worker has taken and that have not ended."""
 PAUSED, SUSPENDED = "PAUSED", "Suspended"
 """State type and name of a run whose process has ended and that goes on once it is resumed."""
 REFUSED = "Refused"
@@ -125,9 +129,10 @@ class Patience:
     """How long a run is waited for before it is given up, in seconds; None: for ever.
 
     `no_worker`: its pool may be without a worker, counted from when it is first seen so. `start`: until its first line runs, its queue and
-    its start-up included. `image`: its image may fail to be pulled. `silent`: a run that has said that it is alive says so no more.
-    `ending`: its worker has to end its job. `words`: after a crash, its worker's own lines may be under way (Prefect sends lines in batches
-    of two seconds); pools whose starts are bounded alone are waited for so. `look`: between two looks at lines or signs of life.
+    its start-up included, but not its turn on a pool that runs as many at once as it may. `image`: its image may fail to be pulled.
+    `silent`: a run that has said that it is alive says so no more. `ending`: its worker has to end its job. `words`: after a crash, its
+    worker's own lines may be under way (Prefect sends lines in batches of two seconds); pools whose starts are bounded alone are waited for
+    so. `look`: between two looks at lines or signs of life.
     """
 
     no_worker: float = 300.0
@@ -219,9 +224,11 @@ class _Watch:
 
     async def look(self, client: PrefectClient, found: FinalState, now: float) -> FinalState | None:
         """How the run was given up, if it was."""
+        if found.type != RUNNING:  # what has no process, such as a suspended run, has nothing to say
+            self.silent_since = None
         if found.type not in WAITING:
             self.alone_since = self.waits_since = self.unpulled_since = None
-            return await self._running(client, now) if found.type == "RUNNING" else None
+            return await self._running(client, now) if found.type == RUNNING else None
         if self.pool is None:
             return None
         status = await _pool_status(client, self.pool)
@@ -235,6 +242,9 @@ class _Watch:
         if self._past(self.alone_since, limit.no_worker, now) and await _given_up(client, self.run):
             return FinalState(UNAVAILABLE, CANCELLED, f"`{self.pool}` had no worker for {limit.no_worker:g} s")
         if self._past(self.waits_since, limit.start, now):
+            if found.type == SCHEDULED and await _is_full(client, self.pool):
+                self.waits_since = now
+                return None
             return await self._give_up(client, f"no line of it ran within {limit.start:g} s on `{self.pool}`; it was {found.name}")
         if found.type == "PENDING" and limit.start is not None and now >= self.next_look:
             self.next_look = now + limit.look
@@ -326,6 +336,21 @@ async def _pool_status(client: PrefectClient, pool: str) -> str:
     except ObjectNotFound:
         return "NOT_READY"
     return "READY" if status is None else status.value
+
+
+async def _is_full(client: PrefectClient, pool: str) -> bool:
+    """Whether the pool has as many runs under way as it may have at once: what waits then has not failed to start."""
+    from prefect.client.schemas.filters import FlowRunFilter, WorkPoolFilter
+
+    limit = (await client.read_work_pool(pool)).concurrency_limit
+    if limit is None:
+        return False
+    busy = await client.read_flow_runs(
+        flow_run_filter=FlowRunFilter.model_validate({"state": {"type": {"any_": OPEN}}}),
+        work_pool_filter=WorkPoolFilter.model_validate({"name": {"any_": [pool]}}),
+        limit=max(1, limit),
+    )
+    return len(busy) >= limit
 
 
 async def _given_up(client: PrefectClient, flow_run_id: str) -> bool:

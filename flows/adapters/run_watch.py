@@ -6,11 +6,12 @@ Prefect is imported inside the functions, as in `flows.adapters.dispatch`.
 from __future__ import annotations
 
 import asyncio
+import re
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 from uuid import UUID
 
-from flows.core.failures import ADVICE
+from flows.core.failures import ADVICE, QUIET, VAGUE
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import PrefectClient
@@ -18,7 +19,10 @@ if TYPE_CHECKING:
 WORKER, OBSERVER = "prefect.flow_runs.worker", "prefect.flow_runs.observer"
 """Loggers of a worker that writes into a run's log; what the step writes has another."""
 MAX_LINES = 40
-WARNING = 30
+WARNING, INFO = 30, 20
+NOT_SUBMITTED = "Failed to submit flow run"
+RAISED = re.compile(r"^(?:[a-z_][a-z0-9_]*\.)+[A-Z]\w*: .+")
+"""Line of a worker's traceback that says what was raised."""
 HEARTBEAT = "prefect.flow-run.heartbeat"
 
 
@@ -27,11 +31,14 @@ async def evidence(client: PrefectClient, flow_run_id: str) -> tuple[str, ...]:
     from prefect.client.schemas.filters import LogFilter
     from prefect.client.schemas.sorting import LogSort
 
-    wanted = LogFilter.model_validate({"flow_run_id": {"any_": [flow_run_id]}, "level": {"ge_": WARNING}})
-    rows = await client.read_logs(wanted, limit=200, sort=LogSort.TIMESTAMP_DESC)
-    # the first line only: below it come tracebacks, or what the job itself printed
-    told = [row.message.strip().partition("\n")[0] for row in reversed(rows) if _is_witness(row.name, row.message)]
-    return tuple(told[-MAX_LINES:])
+    told: dict[str, tuple[datetime, tuple[str, ...]]] = {}
+    for level in (WARNING, INFO):
+        wanted = LogFilter.model_validate({"flow_run_id": {"any_": [flow_run_id]}, "level": {"ge_": level}})
+        for row in await client.read_logs(wanted, limit=200, sort=LogSort.TIMESTAMP_DESC):
+            quiet = row.level < WARNING and not (row.name == WORKER and QUIET.search(row.message))
+            if not quiet and _is_witness(row.name, row.message):
+                told[str(row.id)] = row.timestamp, tuple(_sentences(row.name, row.message.strip()))
+    return tuple(line for _, lines in sorted(told.values()) for line in lines)[-MAX_LINES:]
 
 
 async def last_heard(client: PrefectClient, flow_run_id: str) -> datetime | None:
@@ -40,7 +47,8 @@ async def last_heard(client: PrefectClient, flow_run_id: str) -> datetime | None
 
     wanted = EventFilter.model_validate({"event": {"name": [HEARTBEAT]}, "resource": {"id": [f"prefect.flow-run.{flow_run_id}"]}})
     found = (await client.read_events(wanted, limit=1)).events
-    return found[0].occurred.astimezone(UTC) if found else None
+    # a plain one: pendulum's own loses its zone in arithmetic
+    return datetime.fromtimestamp(found[0].occurred.timestamp(), UTC) if found else None
 
 
 async def give_up(client: PrefectClient, flow_run_id: str, message: str, *, seconds: float = 60.0) -> bool:
@@ -71,6 +79,17 @@ async def give_up(client: PrefectClient, flow_run_id: str, message: str, *, seco
         return False
     await client.set_flow_run_state(run.id, Crashed(message=message), force=True)
     return True
+
+
+def _sentences(logger: str, message: str) -> list[str]:
+    """The first line only: below it come tracebacks, or what the job itself printed.
+
+    Before there is a job, a traceback is the worker's own, and has the cause that the error of a worker that tries again hides.
+    """
+    first, *more = message.splitlines()
+    if logger == WORKER and first.startswith(NOT_SUBMITTED):
+        return [first, *(line for line in more if RAISED.match(line) and not VAGUE.search(line))]
+    return [first]
 
 
 def _is_witness(logger: str, message: str) -> bool:

@@ -1,7 +1,8 @@
 """The short-lived credentials of one run: asked for at its start, for its own datasets only, and gone with it.
 
 AWS and what speaks its language: a session of the site's role, narrowed by a session policy (`AssumeRole`; `AssumeRoleWithWebIdentity`
-where the platform gives the run a token file). Google Cloud: a token of the service account, narrowed by a Credential Access Boundary.
+where the run's own platform signs a token: a file on Kubernetes, Google's metadata server). Google Cloud: a token of the service account,
+from AWS by workload identity federation, narrowed by a Credential Access Boundary. Who is asked as whom, the estate says.
 Where a store has no such service, the declared keys or the machine's identity stay, and the ledger says so. A run may outlive a session:
 the next one is asked for in time, with the same policy. Whoever cannot be asked gives nothing, and then nothing is opened.
 """
@@ -11,12 +12,12 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
 
+from flows.adapters.run_identity import AWS_POOLS, SCOPE, identity_token, vouched_by_aws
 from flows.adapters.settings import POOL_VARIABLE
 from flows.core.canonical import sha256_hex
 from flows.core.errors import GuardRefused, Unavailable, UserError
@@ -24,16 +25,17 @@ from flows.core.governance import session_policies
 from flows.core.governance.session_policies import SECONDS, Reach, Root
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from flows.adapters.settings import Settings, SiteConnection
+    from flows.core.placement.model import Estate, Pool
 
 How = Literal["assume-role", "web-identity", "downscoped", "ambient"]
 AMBIENT: How = "ambient"
-TOKEN_FILE, ROLE = "AWS_WEB_IDENTITY_TOKEN_FILE", "AWS_ROLE_ARN"
-"""What AWS's own clients call the projected token and the role that it is for; EKS sets both."""
+ROLE = "AWS_ROLE_ARN"
+"""What AWS's own clients call the role that a projected token is for; EKS sets it."""
 RENEWED = 300
 """Seconds before its end that a session is replaced by the next."""
-SCOPE = "https://www.googleapis.com/auth/cloud-platform"
-"""What Google asks of a token that is to be exchanged for a narrower one."""
 
 
 @dataclass(frozen=True)
@@ -125,10 +127,10 @@ def acquire(
         yield None
         return
     wanted = _reaches(site, workload, step, settings, inputs, destination)
-    asked = _Asked(workload, step, intent, _seconds(until), _role(settings))
+    asked = _Asked(workload, step, intent, _seconds(until))
     found: dict[str, Narrowed] = {}
-    for group in _together(wanted, settings):
-        one = asked.credentials(group, settings)
+    for way, group in _together(wanted, settings).items():
+        one = asked.credentials(way, group, settings)
         found |= dict.fromkeys(group, one)
     _current = Credentials(found, {settings.sites[name].url: name for name in found})
     try:
@@ -158,31 +160,51 @@ def root_of(site: str, settings: Settings) -> Root:
     return Root(parts.netloc, inside, connection.kms_key if parts.scheme == "s3" and connection.endpoint is None else None)
 
 
-def _together(wanted: Mapping[str, Reach], settings: Settings) -> list[dict[str, Reach]]:
-    """The sites that one credential can cover: those of one kind of store, reached alike."""
-    groups: dict[tuple[str, str | None, bool], dict[str, Reach]] = {}
+@dataclass(frozen=True, slots=True)
+class _Way:
+    """How a site's store is asked: at which address, as whom, known by what. Sites with the same way can have one credential."""
+
+    scheme: str
+    endpoint: str | None
+    declared: bool
+    role: str | None = None
+    token: Callable[[], str] | None = None
+    """AWS: the token that the run's own platform signs."""
+    provider: str | None = None
+    """Google: the provider that knows the run by its role at AWS; `role` is then the service account."""
+
+
+def _together(wanted: Mapping[str, Reach], settings: Settings) -> dict[_Way, dict[str, Reach]]:
+    """The sites that one credential can cover: those of one kind of store, asked alike."""
+    from flows.adapters.estate import load_estate
+
+    estate = load_estate(settings.deployments / "estate")
+    pool = estate.pool_by_name.get(os.environ.get(POOL_VARIABLE, ""))
+    token = identity_token(pool)
+    groups: dict[_Way, dict[str, Reach]] = {}
     for name, reach in wanted.items():
-        connection = settings.sites[name]
-        alike = (urlsplit(connection.url).scheme, connection.endpoint, connection.credentials is not None)
-        groups.setdefault(alike, {})[name] = reach
-    return list(groups.values())
+        groups.setdefault(_way(name, settings.sites[name], estate, pool, token), {})[name] = reach
+    return groups
+
+
+def _way(name: str, connection: SiteConnection, estate: Estate, pool: Pool | None, token: Callable[[], str] | None) -> _Way:
+    scheme = urlsplit(connection.url).scheme
+    plain = _Way(scheme, connection.endpoint, connection.credentials is not None)
+    site = estate.site_by_id.get(name)
+    access = site.access_role if site is not None else None
+    if scheme == "s3":
+        known = os.environ.get(ROLE) or (access if token is not None else None)
+        own = str(pool.infrastructure.get("role", "")) if pool is not None else ""
+        return replace(plain, role=known or (own if own.startswith("arn:") else None), token=token)
+    if scheme == "gs" and site is not None and pool is not None and pool.type in AWS_POOLS:
+        return replace(plain, role=access, provider=site.access_provider)
+    return plain
 
 
 def _seconds(until: datetime | None) -> int:
     least, most = SECONDS
     left = most if until is None else int((until - datetime.now(UTC)).total_seconds())
     return max(least, min(most, left))
-
-
-def _role(settings: Settings) -> str | None:
-    """The role of this run: what the platform says, else what the estate says of its pool."""
-    if role := os.environ.get(ROLE):
-        return role
-    from flows.adapters.estate import load_estate
-
-    pool = load_estate(settings.deployments / "estate").pool_by_name.get(os.environ.get(POOL_VARIABLE, ""))
-    role = str(pool.infrastructure.get("role", "")) if pool else ""
-    return role if role.startswith("arn:") else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,35 +215,33 @@ class _Asked:
     step: str
     intent: str
     seconds: int
-    role: str | None
 
-    def credentials(self, reaches: Mapping[str, Reach], settings: Settings) -> Narrowed:
-        """One credential for these sites, which are reached alike."""
+    def credentials(self, way: _Way, reaches: Mapping[str, Reach], settings: Settings) -> Narrowed:
+        """One credential for these sites, which are asked alike."""
         sites = tuple(reaches)
         connection = settings.sites[sites[0]]
-        scheme = urlsplit(connection.url).scheme
-        if scheme == "s3":
-            return self._aws(sites, list(reaches.values()), connection)
-        if scheme == "gs":
-            return self._google(sites, list(reaches.values()), connection)
+        if way.scheme == "s3":
+            return self._aws(sites, list(reaches.values()), way)
+        if way.scheme == "gs":
+            return self._google(sites, list(reaches.values()), connection, way)
         return Narrowed(sites, AMBIENT)
 
-    def _aws(self, sites: tuple[str, ...], reaches: list[Reach], connection: SiteConnection) -> Narrowed:
-        token = os.environ.get(TOKEN_FILE)
-        if not token and (connection.credentials is not None or connection.endpoint is not None):
+    def _aws(self, sites: tuple[str, ...], reaches: list[Reach], way: _Way) -> Narrowed:
+        if (way.token is None or way.role is None) and (way.declared or way.endpoint is not None):
             return Narrowed(sites, AMBIENT)
-        if self.role is None:
+        if way.role is None:
             raise UserError(
                 f"no role is known for the data of `{sites[0]}`",
-                expected=f"`infrastructure: {{role: arn:…}}` of the pool, or {ROLE} beside {TOKEN_FILE}",
+                expected="a pool with `infrastructure: {role: arn:…}`; else one with `web_identity`, and `access_role` of the site",
+                fix="see docs/least-privilege.md",
             )
         from botocore.credentials import RefreshableCredentials
 
         policy = session_policies.session_policy(reaches, self.workload)
-        how: How = "web-identity" if token else "assume-role"
+        how: How = "assume-role" if way.token is None else "web-identity"
 
         def ask() -> dict[str, str]:
-            return self._session(sites[0], policy, connection, token)
+            return self._session(sites[0], policy, way)
 
         first = ask()
         held = RefreshableCredentials.create_from_metadata(
@@ -229,33 +249,33 @@ class _Asked:
         )
         return Narrowed(sites, how, policy, datetime.fromisoformat(first["expiry_time"]), held)
 
-    def _session(self, site: str, policy: str, connection: SiteConnection, token: str | None) -> dict[str, str]:
+    def _session(self, site: str, policy: str, way: _Way) -> dict[str, str]:
         import boto3
         from botocore import UNSIGNED
         from botocore.config import Config
         from botocore.exceptions import BotoCoreError, ClientError
+        from google.auth.exceptions import GoogleAuthError
 
         from flows.adapters.bucket_credentials import s3_region
 
         name = session_policies.session_name(self.workload, self.step, self.intent)
-        request: dict[str, Any] = {"RoleArn": self.role, "RoleSessionName": name, "Policy": policy, "DurationSeconds": self.seconds}
+        request: dict[str, Any] = {"RoleArn": way.role, "RoleSessionName": name, "Policy": policy, "DurationSeconds": self.seconds}
         config = Config(
             retries={"mode": "standard", "total_max_attempts": 4},
             connect_timeout=5,
             read_timeout=20,
-            signature_version=UNSIGNED if token else None,
+            signature_version=None if way.token is None else UNSIGNED,
         )
         try:
-            sts: Any = boto3.session.Session().client("sts", region_name=s3_region(), endpoint_url=connection.endpoint, config=config)
-            if token:
-                told = Path(token).read_text(encoding="utf-8").strip()
-                found = sts.assume_role_with_web_identity(**request, WebIdentityToken=told)["Credentials"]
-            else:
+            sts: Any = boto3.session.Session().client("sts", region_name=s3_region(), endpoint_url=way.endpoint, config=config)
+            if way.token is None:
                 found = sts.assume_role(**request, Tags=self._tags())["Credentials"]
+            else:
+                found = sts.assume_role_with_web_identity(**request, WebIdentityToken=way.token())["Credentials"]
         except ClientError as error:
             answer = error.response.get("Error", {})
             raise self._nothing(site, f"{answer.get('Code', '')} {answer.get('Message', '')}".strip()) from error
-        except (BotoCoreError, OSError) as error:
+        except (BotoCoreError, GoogleAuthError, OSError) as error:
             raise self._nothing(site, str(error)) from error
         return {
             "access_key": found["AccessKeyId"],
@@ -268,7 +288,7 @@ class _Asked:
         values = {"workload": self.workload, "step": self.step, "intent": sha256_hex(self.intent.encode())[:16]}
         return [{"Key": f"tradewind-{name}", "Value": value} for name, value in values.items()]
 
-    def _google(self, sites: tuple[str, ...], reaches: list[Reach], connection: SiteConnection) -> Narrowed:
+    def _google(self, sites: tuple[str, ...], reaches: list[Reach], connection: SiteConnection, way: _Way) -> Narrowed:
         from flows.adapters.bucket_credentials import gcs_endpoint
 
         if gcs_endpoint(connection) is not None:
@@ -290,27 +310,12 @@ class _Asked:
             ]
         )
         try:
-            held: Any = downscoped.Credentials(self._source(connection), boundary)  # type: ignore[no-untyped-call]
+            held: Any = downscoped.Credentials(_source(connection, way), boundary)  # type: ignore[no-untyped-call]
             held.refresh(google.auth.transport.requests.Request())
         except google.auth.exceptions.GoogleAuthError as error:
             raise self._nothing(sites[0], str(error)) from error
         expires = held.expiry.replace(tzinfo=UTC) if held.expiry else None
         return Narrowed(sites, "downscoped", session_policies.compact({"accessBoundaryRules": rules}), expires, held)
-
-    def _source(self, connection: SiteConnection) -> Any:
-        import google.auth
-
-        from flows.adapters.buckets import secret_of
-
-        declared = secret_of(connection)
-        if declared is None:
-            return google.auth.default(scopes=[SCOPE])[0]
-        from google.oauth2 import service_account
-
-        try:
-            return service_account.Credentials.from_service_account_info(declared, scopes=[SCOPE])  # type: ignore[no-untyped-call]
-        except ValueError as error:
-            raise UserError("the site's `credentials` are none of a service account", field="TRADEWIND_SITES") from error
 
     def _nothing(self, site: str, detail: str) -> Unavailable:
         return Unavailable(
@@ -318,3 +323,20 @@ class _Asked:
             expected="a short-lived credential of the site's role, narrowed to this run's datasets",
             fix=f"see docs/least-privilege.md; `tradewind access policy {site}` prints what the role needs",
         )
+
+
+def _source(connection: SiteConnection, way: _Way) -> Any:
+    """Google's credentials that are to be narrowed: the declared ones, those that AWS vouches for, else the machine's."""
+    import google.auth
+
+    from flows.adapters.buckets import secret_of
+
+    declared = secret_of(connection)
+    if declared is None:
+        return google.auth.default(scopes=[SCOPE])[0] if way.provider is None else vouched_by_aws(way.provider, str(way.role))
+    from google.oauth2 import service_account
+
+    try:
+        return service_account.Credentials.from_service_account_info(declared, scopes=[SCOPE])  # type: ignore[no-untyped-call]
+    except ValueError as error:
+        raise UserError("the site's `credentials` are none of a service account", field="TRADEWIND_SITES") from error

@@ -91,9 +91,22 @@ class Failure:
 
 SUBMISSION = "Failed to submit flow run to infrastructure: "
 """How Prefect's workers begin the message of a run whose job the cloud did not take."""
-EXIT_CODE = re.compile(r"(?:non-zero status code|exited with code|exit(?:ed with)? (?:a )?(?:non-zero )?(?:code|status)(?: of)?) (-?\d+)")
+VAGUE = re.compile(r"RetryError\[<Future ")
+"""Says only that a worker tried several times; Vertex AI's does."""
+QUIET = re.compile(r"^Cloud Run V2 Job .{1,200} was deleted")
+"""What a worker says of an end without calling it a warning."""
+TOLD_END = re.compile(
+    r"^Cloud Run Job V2 .{1,200} failed - |^Vertex AI job .{1,200} failed: "
+    r"|^Essential container exited: |^Container exited with non-zero exit code: "
+)
+"""How the workers begin what they say of an end: what they said before it was of something else."""
+EXIT_CODE = re.compile(
+    r"(?:non-zero status code|exited with code|exit(?:ed with)? (?:a )?(?:non-zero )?(?:code|status)(?: of)?) (-?\d+)", re.IGNORECASE
+)
 MEMORY_CODES = frozenset({137, 247})
 """128 + SIGKILL, and what Prefect's own process says of it. -9 is no container's, but of a process that somebody killed."""
+KILLED_INSIDE = re.compile(r"^Process exited with status code: -9\b")
+"""What a container's first process says of the one that ran the step: there the kernel alone kills, for want of memory."""
 TERMINATED_CODES = frozenset({143, -15})
 
 OWN = re.compile(r"^(?:Failed to submit flow run to infrastructure: \w+: )?(?P<kind>[a-z-]+): (?P<what>.*)", re.DOTALL)
@@ -113,8 +126,8 @@ SIGNS: tuple[tuple[str, re.Pattern[str]], ...] = (
         "memory",
         r"was killed due to out-of-memory \(OOMKilled\)",  # Kubernetes
         r"OutOfMemoryError: Container killed",  # ECS
-        r"memory limit of .{1,40} exceeded|memory limit was reached",  # Cloud Run
-        r"out[- ]of[- ]memory|OOMKilled",  # Vertex AI
+        r"memory limit (?:of .{1,40} )?exceeded|memory limit was reached",  # Cloud Run
+        r"out[- ]of[- ]memory|OOMKilled|low on memory",  # Vertex AI
     ),
     _sign(
         "image",
@@ -165,7 +178,7 @@ SIGNS: tuple[tuple[str, re.Pattern[str]], ...] = (
         r"Unable to create Kubernetes job: (?:Internal Server Error|Service Unavailable|Gateway Timeout|Bad Gateway)",
         r"RemoteDisconnected|MaxRetryError|TransportError|ServerNotFoundError",
     ),
-    _sign("deleted", r"^Kubernetes job was deleted", r"^Cloud Run V2 Job .{1,200} was deleted", r"its job is not there any more"),
+    _sign("deleted", r"^Kubernetes job was deleted", QUIET.pattern, r"its job is not there any more"),
     _sign(
         "configuration",
         r"Unable to create Kubernetes job: (?:Bad Request|Unprocessable Entity|Not Found)",
@@ -211,10 +224,12 @@ def classify(state: str, message: str = "", evidence: Iterable[str] = (), *, spo
         kind = OWN_KINDS[own["kind"]]
         return Failure(kind, what.strip(), fix.strip() if separator else KINDS[kind].fix)
     # what the cloud said of this run's end comes before what it said on the way
-    for text in (message, *reversed(told)):
+    for text in (*reversed(told), message) if VAGUE.search(message) else (message, *reversed(told)):
         found = _kind_of(text, spot)
         if found is not None:
             return _failure(found, message, *(() if text == message else (text,)))
+        if TOLD_END.search(text):
+            break
     if spot and any(OUTSIDE.search(text) for text in (message, *told)):
         return _failure("spot", message)
     return _failure("not-started" if state == NOT_STARTED else "crash", message, *told[-1:])
@@ -224,6 +239,8 @@ def _kind_of(text: str, spot: bool) -> str | None:
     for kind, pattern in SIGNS:
         if pattern.search(text):
             return kind
+    if KILLED_INSIDE.search(text):
+        return "memory"
     for code in map(int, EXIT_CODE.findall(text)):
         if code in MEMORY_CODES:
             return "memory"

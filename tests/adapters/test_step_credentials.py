@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import json
+import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
 from flows.adapters import step_credentials
 from flows.adapters.bucket_credentials import arrow_options, environment
+from flows.adapters.run_identity import TOKEN_FILE
 from flows.adapters.settings import Settings, SiteConnection
 from flows.adapters.step_credentials import RENEWED, acquire, current
 from flows.adapters.storage import copy_version, site_storage
@@ -46,7 +51,7 @@ def site_role(aws: EnforcingAws) -> dict[str, str]:
 @pytest.fixture
 def settings(aws: EnforcingAws, site_role: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Settings]:
     """Of a run on ECS: its role's credentials in the environment, rights enforced from now on."""
-    for name in ("AWS_PROFILE", step_credentials.TOKEN_FILE, step_credentials.ROLE):
+    for name in ("AWS_PROFILE", TOKEN_FILE, step_credentials.ROLE):
         monkeypatch.delenv(name, raising=False)
     for name, value in {**site_role, "AWS_ENDPOINT_URL": aws.url, "AWS_REGION": REGION, "TRADEWIND_POOL": f"{SITE}-ecs"}.items():
         monkeypatch.setenv(name, value)
@@ -112,6 +117,18 @@ def test_a_run_publishes_what_its_step_makes_and_cannot_change_its_inputs(settin
             made = storage.publish("nafld-features", draft, {})
         assert (site_storage(SITE, settings).open("nafld-features", made.version) / "f.txt").read_text() == "made"
         denied(lambda: storage.bucket.swap(OWN, b"changed", tag=None))  # type: ignore[attr-defined]
+        denied(lambda: storage.bucket.delete([OWN]))  # type: ignore[attr-defined]
+
+
+def test_a_training_removes_the_checkpoints_that_it_wrote(settings: Settings) -> None:
+    """They are versions of its model; one is kept at a time, and none once the model is published. What it learns from it cannot remove."""
+    with run(settings, "train"):
+        storage = site_storage(SITE, settings)
+        with storage.draft("nafld-model") as draft:
+            (draft / "checkpoint.pickle").write_bytes(b"half a model")
+            made = storage.publish("nafld-model", draft, {"done": 10})
+        storage.remove("nafld-model", made.version)
+        assert site_storage(SITE, settings).versions("nafld-model") == []
         denied(lambda: storage.bucket.delete([OWN]))  # type: ignore[attr-defined]
 
 
@@ -190,7 +207,7 @@ def test_a_token_file_is_exchanged_without_any_key(
 ) -> None:
     """On Kubernetes: the projected token and the role that the platform names; the same policy. moto does not look at the token."""
     (tmp_path / "token").write_text("projected\n")
-    monkeypatch.setenv(step_credentials.TOKEN_FILE, str(tmp_path / "token"))
+    monkeypatch.setenv(TOKEN_FILE, str(tmp_path / "token"))
     monkeypatch.setenv(step_credentials.ROLE, ROLE)
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"):
         monkeypatch.delenv(name)
@@ -204,6 +221,100 @@ def test_a_token_file_is_exchanged_without_any_key(
         bucket = site_storage(SITE, settings).bucket  # type: ignore[attr-defined]
         assert bucket.read(OWN) is not None
         denied(lambda: bucket.read(OTHERS))
+
+
+@pytest.fixture
+def without_keys(settings: Settings) -> Iterator[None]:
+    """As a container of another cloud: nothing of AWS's but where its server is. Nothing is enforced: moto would take no token."""
+    from moto import settings as moto_settings
+
+    with pytest.MonkeyPatch.context() as patched:
+        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"):
+            patched.delenv(name)
+        patched.setattr(moto_settings, "INITIAL_NO_AUTH_ACTION_COUNT", float("inf"))
+        yield
+
+
+def access_role(site: str) -> str:
+    """What the shipped estate declares."""
+    return f"arn:aws:iam::{ACCOUNT}:role/tradewind-{site.removeprefix('aws-')}-access"
+
+
+@pytest.mark.usefixtures("without_keys")
+def test_a_transfer_from_the_cluster_asks_each_store_as_the_estate_says(
+    settings: Settings, aws: EnforcingAws, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The pod's token, as the pool's template mounts it: at the cluster's own store for one role, at AWS for the destination's."""
+    (tmp_path / "token").write_text("projected\n")
+    monkeypatch.setenv(TOKEN_FILE, str(tmp_path / "token"))
+    monkeypatch.setenv("TRADEWIND_POOL", "onprem-fra-k8s")
+    own = SiteConnection(url=f"s3://{BUCKET}", endpoint=aws.url)
+    sites = settings.model_copy(update={"sites": {"onprem-fra": own, TO: settings.sites[TO]}})
+    with acquire("onprem-fra", "nafld", "transfer", sites, intent="i", inputs=["nafld-raw"], destination=TO) as held:
+        assert held is not None
+        assert [(one["sites"], one["how"]) for one in held.public] == [(["onprem-fra"], "web-identity"), ([TO], "web-identity")]
+        here, there = site_storage("onprem-fra", sites), site_storage(TO, sites)
+        assert here.bucket.read(OWN)[0] == OWN.encode()  # type: ignore[attr-defined]
+        assert there.bucket.swap("datasets/nafld-raw/v9/x", b"x", tag=None)  # type: ignore[attr-defined]
+    assert [one["role_arn"] for one in aws.asked] == [access_role("onprem-fra"), access_role(TO)]
+
+
+@pytest.mark.usefixtures("without_keys")
+def test_a_run_at_google_brings_its_own_token_to_aws(
+    settings: Settings, aws: EnforcingAws, metadata: list[tuple[str, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An identity token from the metadata server, by Google's library, for the audience that the pool declares; each time a new one."""
+    monkeypatch.setenv("TRADEWIND_POOL", "gcp-europe-west4-vertex")
+    monkeypatch.setenv("STORAGE_EMULATOR_HOST", "http://127.0.0.1:9")
+    sites = settings.model_copy(update={"sites": {"gcp-europe-west4": SiteConnection(url="gs://tradewind-nl"), SITE: settings.sites[SITE]}})
+    with acquire("gcp-europe-west4", "nafld", "transfer", sites, intent="i", inputs=["nafld-raw"], destination=SITE) as held:
+        assert held is not None
+        assert [(one["sites"], one["how"]) for one in held.public] == [(["gcp-europe-west4"], "ambient"), ([SITE], "web-identity")]
+        session = held.held(sites.sites[SITE])
+        session._expiry_time = datetime.now(UTC) + timedelta(seconds=RENEWED // 2 - 1)
+        assert session.get_frozen_credentials().secret_key
+    assert [one["role_arn"] for one in aws.asked] == [access_role(SITE)] * 2
+    assert metadata == [("sts.amazonaws.com", "Google")] * 2
+
+
+@pytest.fixture
+def metadata(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[str, str]]]:
+    """A metadata server as a container at Google has it; the audience and flavour of each request for an identity."""
+    import jwt
+    from google.auth.compute_engine import _metadata
+
+    asked: list[tuple[str, str]] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            url = urlsplit(self.path)
+            kind, found = "application/json", json.dumps({"email": "run@tradewind-example.iam.gserviceaccount.com"}).encode()
+            if url.path == "/computeMetadata/v1/instance/service-accounts/default/identity":
+                (audience,) = parse_qs(url.query)["audience"]
+                asked.append((audience, self.headers["Metadata-Flavor"]))
+                says = {"iss": "https://accounts.google.com", "aud": audience, "sub": "1", "exp": int(time.time()) + 3600}
+                kind, found = "application/text", jwt.encode(says, "k" * 32).encode()
+            self.send_response(200)
+            self.send_header("Metadata-Flavor", "Google")
+            self.send_header("Content-Type", kind)
+            self.end_headers()
+            self.wfile.write(found)
+
+        def log_message(self, *_: Any) -> None:
+            """Nothing."""
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+    here = f"127.0.0.1:{server.server_port}"
+    monkeypatch.setattr(_metadata, "_GCE_METADATA_HOST", here)
+    monkeypatch.setenv("GCE_METADATA_IP", here)
+    for name in ("GOOGLE_APPLICATION_CREDENTIALS", "http_proxy", "HTTP_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    try:
+        yield asked
+    finally:
+        server.shutdown()
+        server.server_close()
 
 
 @pytest.mark.parametrize("broken", ["unreachable", "refused", "no keys"])

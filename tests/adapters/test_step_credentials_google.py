@@ -11,7 +11,7 @@ import json
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -19,12 +19,13 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 import pytest
 
-from flows.adapters import step_credentials
+from flows.adapters import run_identity, step_credentials
 from flows.adapters.bucket_credentials import gcs_credentials
 from flows.adapters.settings import Settings, SiteConnection
 from flows.adapters.step_credentials import acquire, current
 from flows.adapters.storage import site_storage
 from flows.core.errors import Unavailable
+from flows.core.governance.session_policies import Root, step_reach
 from tests.core.governance.policy_oracle import google_allows
 
 SITE, BUCKET = "gcp-europe-west4", "tradewind-nl"
@@ -40,8 +41,19 @@ class Google:
     exchanged: dict[str, dict[str, Any]] = field(default_factory=dict)
     boundaries: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     broken: bool = False
+    vouched: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
+    """From AWS: the audience, and the signed request that says who asks."""
+    impersonated: list[str] = field(default_factory=list)
 
-    def post(self, path: str, body: dict[str, str]) -> tuple[int, dict[str, Any]]:
+    def post(self, path: str, body: dict[str, str], token: str = "") -> tuple[int, dict[str, Any]]:
+        if path == "/federation":
+            assert body["subject_token_type"] == "urn:ietf:params:aws:token-type:aws4_request"
+            self.vouched.append((body["audience"], json.loads(unquote(body["subject_token"]))))
+            return 200, {"access_token": "federated", "expires_in": 3600, "token_type": "Bearer", "issued_token_type": "x"}
+        if path.startswith("/impersonation/"):
+            assert token == "federated"
+            self.impersonated.append(path.removeprefix("/impersonation/"))
+            return 200, {"accessToken": WHOLE, "expireTime": (datetime.now(UTC) + timedelta(hours=1)).strftime("%Y-%m-%dT%H:%M:%SZ")}
         if path == "/token":
             return 200, {"access_token": WHOLE, "expires_in": 3600, "token_type": "Bearer"}
         if self.broken:
@@ -54,7 +66,10 @@ class Google:
         return 200, {"access_token": token, "issued_token_type": "urn:ietf:params:oauth:token-type:access_token", "token_type": "Bearer"}
 
     def get(self, path: str, token: str) -> tuple[int, dict[str, Any]]:
-        """Metadata of an object, or a list of none."""
+        """Metadata of an object, or a list of none; what ECS gives a task."""
+        if path == "/ecs":
+            end = (datetime.now(UTC) + timedelta(hours=6)).strftime("%Y-%m-%dT%H:%M:%SZ")
+            return 200, {"AccessKeyId": "ASIAOFTHETASK", "SecretAccessKey": "hush", "Token": "of-the-task", "Expiration": end}
         parts, query = unquote(urlsplit(path).path).removeprefix("/storage/v1/b/").split("/o", 1), parse_qs(urlsplit(path).query)
         bucket, name = parts[0], parts[1].removeprefix("/")
         asked = ("get", name) if name else ("list", query.get("prefix", [""])[0])
@@ -70,7 +85,8 @@ def google(monkeypatch: pytest.MonkeyPatch) -> Iterator[Google]:
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             text = self.rfile.read(int(self.headers["Content-Length"])).decode()
-            self._answer(*found.post(self.path, {name: values[0] for name, values in parse_qs(text).items()}))
+            given = {} if self.path.startswith("/impersonation/") else {name: values[0] for name, values in parse_qs(text).items()}
+            self._answer(*found.post(self.path, given, self.headers.get("Authorization", "").removeprefix("Bearer ")))
 
         def do_GET(self) -> None:
             self._answer(*found.get(self.path, self.headers.get("Authorization", "").removeprefix("Bearer ")))
@@ -145,6 +161,71 @@ def test_clouds_own_client_sends_the_narrow_token(google: Google, settings: Sett
         for work in (lambda: bucket.head(OTHERS.removeprefix("data/")), lambda: list(bucket.list("datasets/"))):
             with pytest.raises(Unavailable, match=r"refused this run: .*access boundary"):
                 work()
+
+
+def test_mlflows_client_sends_the_narrow_token(google: Google, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where it would have taken the machine's identity; after the run it is as it was."""
+    from google.api_core.exceptions import Forbidden
+    from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository, get_registered_artifact_repositories
+
+    before = get_registered_artifact_repositories()["gs"]
+    with acquire(SITE, "nafld", "train", settings, intent="i"):
+        monkeypatch.setenv("STORAGE_EMULATOR_HOST", google.url)  # where the client finds the server, after the run has its token
+        with site_storage(SITE, settings).reached():
+            repository: Any = get_artifact_repository(f"gs://{BUCKET}/data/artifacts/nafld/run-1/model")
+            assert repository.list_artifacts() == []
+            with pytest.raises(Forbidden, match="access boundary"):
+                get_artifact_repository(f"gs://{BUCKET}/data/artifacts/flight_delay/run-1/model").list_artifacts()
+        assert get_registered_artifact_repositories()["gs"] is before
+
+
+@pytest.fixture
+def at_aws(google: Google, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Settings:
+    """Of a transfer from AWS: a role's keys where ECS has them, and nothing of Google's; the addresses of its services replaced."""
+    monkeypatch.delenv("GOOGLE_APPLICATION_CREDENTIALS")
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_PROFILE", "AWS_ROLE_ARN", run_identity.TOKEN_FILE):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_CONTAINER_CREDENTIALS_FULL_URI", f"{google.url}/ecs")
+    monkeypatch.setenv("AWS_REGION", "eu-central-1")
+    monkeypatch.setenv("TRADEWIND_POOL", "aws-eu-central-1-ecs")
+    monkeypatch.setattr(run_identity, "GOOGLE_STS", f"{google.url}/federation")
+    monkeypatch.setattr(run_identity, "IMPERSONATION", f"{google.url}/impersonation")
+    return settings
+
+
+def test_aws_vouches_for_a_run_that_brings_data_to_google(google: Google, at_aws: Settings) -> None:
+    """A request that the role has signed, for the site's provider alone; then its service account's token, narrowed as any other."""
+    reach = {SITE: step_reach("nafld", "transfer", ["nafld-raw"], Root("tradewind-fra"), destination=Root(BUCKET, "data/"))[1]}
+    asked = step_credentials._Asked("nafld", "transfer", "i", 900)
+    (way,) = step_credentials._together(reach, at_aws)
+    given = asked.credentials(way, reach, at_aws)
+    assert (given.how, google.boundaries[given.held.token][0]["availablePermissions"]) == (
+        "downscoped",
+        ["inRole:roles/storage.objectViewer"],
+    )
+    assert reads(google, given.held.token, OWN) and not reads(google, given.held.token, OTHERS)
+    ((audience, signed),) = google.vouched
+    provider = "//iam.googleapis.com/projects/123456789012/locations/global/workloadIdentityPools/tradewind/providers/tradewind-aws"
+    headers = {one["key"].lower(): one["value"] for one in signed["headers"]}
+    assert (audience, headers["x-goog-cloud-target-resource"]) == (provider, provider)
+    assert signed["url"].startswith("https://sts.eu-central-1.amazonaws.com") and "Action=GetCallerIdentity" in signed["url"]
+    assert "Credential=ASIAOFTHETASK/" in headers["authorization"] and headers["x-amz-security-token"] == "of-the-task"
+    assert google.impersonated == ["tradewind-europe-west4-access@tradewind-example.iam.gserviceaccount.com:generateAccessToken"]
+    assert "hush" not in json.dumps(google.vouched)
+
+
+def test_a_container_without_a_role_is_vouched_for_by_nobody(google: Google, at_aws: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One message, and nothing is opened."""
+    monkeypatch.delenv("AWS_CONTAINER_CREDENTIALS_FULL_URI")
+    for name, value in (
+        ("AWS_EC2_METADATA_DISABLED", "true"),
+        ("AWS_SHARED_CREDENTIALS_FILE", "/nowhere"),
+        ("AWS_CONFIG_FILE", "/nowhere"),
+    ):
+        monkeypatch.setenv(name, value)
+    with pytest.raises(Unavailable, match="AWS gives this container no credentials"), acquire(SITE, "nafld", "train", at_aws, intent="i"):
+        pytest.fail("the run went on")
+    assert not google.vouched
 
 
 def test_without_an_answer_nothing_is_opened(google: Google, settings: Settings) -> None:

@@ -41,8 +41,6 @@ IMAGE = f"sha256:{'0' * 64}"
 """Digest of the released image."""
 SECRET = "tradewind-database"
 PROJECT = "tradewind-example"
-OUTSIDE = "tradewind-outside"
-"""The role that AWS gives to runs of other clouds."""
 START_SECONDS = 180.0
 GRACE_SECONDS = 20.0
 FINAL = frozenset({"COMPLETED", "FAILED", "CRASHED", "CANCELLED"})
@@ -298,14 +296,10 @@ def _start_clouds(stack: ExitStack, made: CloudStack, pools: Sequence[str], *, s
         _furnish_aws(made, made.aws)
     if sites and made.aws is not None:
         _buckets(made, made.aws)
-        token = made.folder / "identity-token"
-        token.write_text(made.issuer.token("system:serviceaccount:tradewind:tradewind-run"))
-        # what Google Cloud and the cluster give a container that AWS knows by its identity
-        found |= {
-            "AWS_ENDPOINT_URL": made.aws.url, "AWS_REGION": "eu-central-1", "AWS_WEB_IDENTITY_TOKEN_FILE": str(token),
-            "AWS_ROLE_ARN": f"arn:aws:iam::{made.aws.account}:role/{OUTSIDE}",
-        }  # fmt: skip
-        made.aws.role(found["AWS_ROLE_ARN"])
+        found |= {"AWS_ENDPOINT_URL": made.aws.url, "AWS_REGION": "eu-central-1"}
+        for site in made.estate.sites:
+            if site.access_role is not None and site.access_role.startswith("arn:"):
+                made.aws.role(site.access_role)
     image = Image({**made.image.environment, **found})
     if "gcp" in clouds:
         made.gcp = stack.enter_context(gcp(made.folder / "gcp", image, project=PROJECT, secrets={SECRET: made.database}))

@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from typing import Any
 
+import httpx
+import jwt
 import pytest
 
 from flows.adapters.settings import Settings
@@ -205,12 +207,18 @@ def test_what_would_reach_further_is_refused(made: World, what: str) -> None:
 
 
 def test_a_run_has_no_right_at_all(made: World) -> None:
-    """Its account is bound to nothing, and no token is in its pod."""
+    """Its account is bound to nothing, and the one token in its pod, by which other clouds know it, the API server does not take."""
     account = made.cluster.account(NAMESPACE, "tradewind-run")
     for what in ("list pods", "get secrets", "create jobs"):
         assert made.cluster.kubectl("auth", "can-i", *what.split(), "-n", NAMESPACE, kubeconfig=account).stdout.strip() == "no"
     (pod,) = made.pods(made.started["well"])
-    assert not [one for one in pod["spec"]["volumes"] if "emptyDir" not in one]
+    (source,) = [source for one in pod["spec"]["volumes"] if "emptyDir" not in one for source in one["projected"]["sources"]]
+    assert (set(source), source["serviceAccountToken"]["audience"]) == ({"serviceAccountToken"}, "sts.amazonaws.com")
+    token = (made.folder / "pods" / pod["metadata"]["name"] / "identity" / "token").read_text()
+    told = jwt.decode(token, options={"verify_signature": False})
+    assert (told["sub"], told["aud"]) == (f"system:serviceaccount:{NAMESPACE}:tradewind-run", ["sts.amazonaws.com"])
+    asked: dict[str, Any] = {"headers": {"Authorization": f"Bearer {token}"}, "verify": False, "timeout": 20}
+    assert httpx.get(f"{made.cluster.url}/api/v1/namespaces/{NAMESPACE}/pods", **asked).status_code == httpx.codes.UNAUTHORIZED
 
 
 def test_what_runs_is_restricted(made: World) -> None:
@@ -223,7 +231,7 @@ def test_what_runs_is_restricted(made: World) -> None:
     assert container["securityContext"] == {
         "allowPrivilegeEscalation": False, "privileged": False, "readOnlyRootFilesystem": True, "capabilities": {"drop": ["ALL"]},
     }  # fmt: skip
-    assert [one["mountPath"] for one in container["volumeMounts"]] == ["/tmp"]
+    assert [one["mountPath"] for one in container["volumeMounts"] if not one.get("readOnly")] == ["/tmp"]
     assert {one["name"]: one["value"] for one in container["env"]}["HOME"] == "/tmp"
     assert pod["spec"]["schedulerName"] == "kai-scheduler"
     assert pod["metadata"]["labels"]["kai.scheduler/queue"] == "tradewind"

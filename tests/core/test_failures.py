@@ -49,7 +49,13 @@ SEEN = [
     ("credentials", f"{FAILED_TO_SUBMIT}RefreshError: ('invalid_grant: Token has been expired or revoked.', {{}})", ""),
     ("unreachable", f'{FAILED_TO_SUBMIT}HttpError: <HttpError 503 when requesting https://run.googleapis.com/v2/ returned "The service is currently unavailable.">', ""),
     ("access", f'{FAILED_TO_SUBMIT}HttpError: <HttpError 403 when requesting https://run.googleapis.com/v2/ returned "Permission run.jobs.create denied">', ""),
+    ("memory", EXIT_1, "Cloud Run Job V2 tradewind-1 failed - Memory limit exceeded with the container killed by signal 9. Exit code 137."),
+    ("deleted", "Flow run infrastructure exited with non-zero status code -1.", "Cloud Run V2 Job 'tradewind-1' was deleted. The flow run will be marked based on its current state."),
     # Vertex AI
+    ("memory", EXIT_1, "Vertex AI job tradewind failed: Replicas low on memory: workerpool0."),
+    ("quota", f"{FAILED_TO_SUBMIT}RetryError: RetryError[<Future at 0x7f3aac7436d0 state=finished raised ResourceExhausted>]", "google.api_core.exceptions.ResourceExhausted: 429 The following quotas are exceeded: CustomModelTrainingCPUsPerProjectPerRegion"),
+    ("credentials", f"{FAILED_TO_SUBMIT}RetryError: RetryError[<Future at 0x7f3aac7436d0 state=finished raised ServiceUnavailable>]", "google.api_core.exceptions.ServiceUnavailable: 503 Getting metadata from plugin failed with error: ('invalid_grant: Token has been expired or revoked.', {})"),
+    ("unreachable", f"{FAILED_TO_SUBMIT}RetryError: RetryError[<Future at 0x7f3aac7436d0 state=finished raised ServiceUnavailable>]", ""),
     ("memory", EXIT_1, "Vertex AI job tradewind failed: The replica workerpool0-0 exited with a non-zero status of 137. Termination reason: OOMKilled."),
     ("capacity", EXIT_1, "Vertex AI job tradewind failed: Resources are insufficient in region: europe-west4. Please try a different region."),
     ("quota", f"{FAILED_TO_SUBMIT}ResourceExhausted: 429 The following quotas are exceeded: CustomModelTrainingA2CPUsPerProjectPerRegion", ""),
@@ -59,7 +65,8 @@ SEEN = [
     ("quota", f"{FAILED_TO_SUBMIT}JobRefused: quota: SageMaker refused the training job: ResourceLimitExceeded: x\n  fix: ask AWS for a higher quota of it, or use another offer", ""),
     ("spot", "spot: training job `t` did not end within 60 s of waiting for spot capacity and running\n  fix: raise `max_wait_seconds`", ""),
     ("deleted", "stopped: training job `t` was stopped from outside its flow run\n  fix: run it again if that was not meant", ""),
-    # a process of our own host
+    # the first process of a container, of the one that ran the step; and a process of our own host
+    ("memory", "Process exited with status code: -9. Process exited due to a SIGKILL signal.", ""),
     ("crash", "Flow run process exited with non-zero status code -9", ""),
 ]  # fmt: skip
 
@@ -98,6 +105,17 @@ def test_an_end_from_outside_on_spot_capacity_is_spot(message: str, evidence: st
     """The clouds do not say in a state that they took it back; that it was theirs to take back does."""
     assert classify("Crashed", message, [evidence], spot=True).kind == "spot"
     assert classify("Crashed", message, [evidence]).kind == "crash"
+
+
+@pytest.mark.parametrize("end", [
+    "Cloud Run Job V2 tradewind-1 failed - Task tradewind-1-task0 failed with message: The container exited with an error.",
+    "Vertex AI job tradewind failed: The replica workerpool0-0 exited with a non-zero status of 3.",
+])  # fmt: skip
+def test_what_was_said_on_the_way_does_not_explain_an_end(end: str) -> None:
+    """An API that answered 503 once, long before the container ended by itself, does not close its site."""
+    on_the_way = 'Cloud Run V2: transient error: <HttpError 503 when requesting https://run.googleapis.com/v2/ returned "unavailable">'
+    assert classify("Crashed", EXIT_1, [on_the_way, end]).kind == "crash"
+    assert classify("Crashed", EXIT_1, [on_the_way]).kind == "unreachable"
 
 
 def test_only_what_a_place_does_to_a_run_cools_it_down() -> None:

@@ -8,8 +8,11 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+
+import psutil
 
 from flows.adapters.settings import PROJECT_ROOT
 
@@ -60,8 +63,22 @@ class Container:
                 list(command), env=dict(environment), cwd=home, text=True, errors="replace", start_new_session=True,
                 stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
             )  # fmt: skip
+            background(self._end_with_the_first)
         except OSError as error:
             self.lines.append(str(error))
+
+    def _end_with_the_first(self) -> None:
+        """A container ends with its first process, whatever else still runs in it."""
+        if self.process is not None:
+            self.process.wait()
+            self._end_all()
+
+    def _end_all(self) -> None:
+        """Programs of a container may have sessions of their own; what they share is its root."""
+        for process in psutil.process_iter():
+            with suppress(psutil.Error):
+                if process.environ().get("HOME") == str(self.home):
+                    process.kill()
 
     def follow(self, tell: Callable[[str], None] | None = None) -> int:
         """Wait for the end, each line told as it comes; the exit status."""
@@ -92,10 +109,9 @@ class Container:
     def kill(self) -> None:
         """End all of it now."""
         if self.process is not None and self.process.poll() is None:
-            try:
+            with suppress(ProcessLookupError):
                 os.killpg(self.process.pid, signal.SIGKILL)
-            except ProcessLookupError:
-                return
+            self._end_all()
 
     def _send(self, number: int) -> None:
         if self.process is not None and self.process.poll() is None:

@@ -49,6 +49,8 @@ class Server:
     faults: deque[dict[str, Any]] = field(default_factory=deque)
     calls: list[str] = field(default_factory=list)
     images: set[str] | None = None
+    metadata: str = ""
+    """Where a container finds out who it is."""
     ended: set[str] = field(default_factory=set)
     """Jobs and executions that somebody ended from outside."""
     tasks: set[asyncio.Task[None]] = field(default_factory=set)
@@ -56,7 +58,8 @@ class Server:
     def spawn(self, name: str, command: list[str], environment: Mapping[str, str]) -> Container:
         """The container of a job or execution."""
         home = self.folder / "containers" / name.rpartition("/")[2]
-        made = Container(command, {**self.image.variables(home), **environment}, home)
+        known = {"GCE_METADATA_HOST": self.metadata, "GCE_METADATA_IP": self.metadata}
+        made = Container(command, {**self.image.variables(home), **known, **environment}, home)
         self.containers[name] = made
         return made
 
@@ -276,8 +279,9 @@ class Vertex:
         if job.name in self.server.ended:
             job.state, job.error = JobState.JOB_STATE_CANCELLED, {"code": 1, "message": "CANCELED"}
         elif code:
-            why = "Replicas low on memory: workerpool0." if code == KILLED else "The replica workerpool0-0 exited with a non-zero status"
-            job.state, job.error = JobState.JOB_STATE_FAILED, {"code": 3, "message": f"{why} of {code}."}
+            why = "Replicas low on memory: workerpool0. " if code == KILLED else ""
+            text = f"{why}The replica workerpool0-0 exited with a non-zero status of {code}."
+            job.state, job.error = JobState.JOB_STATE_FAILED, {"code": 3, "message": text}
         else:
             job.state = JobState.JOB_STATE_SUCCEEDED
         job.end_time = datetime.now(UTC)
@@ -338,12 +342,24 @@ async def serve(folder: Path) -> None:
             return web.json_response({"error": fault["code"], "error_description": fault["message"]}, status=fault["status"])
         return web.json_response({"access_token": f"pretended-{uuid.uuid4().hex}", "expires_in": 3600, "token_type": "Bearer"})
 
+    async def metadata(request: Any) -> Any:
+        """The metadata server: the account's address, or an identity token of it, which nobody has signed."""
+        import jwt
+
+        flavour = {"Metadata-Flavor": "Google"}
+        if not request.path.endswith("/identity"):
+            return web.json_response({"email": "run@pretended.iam.gserviceaccount.com"}, headers=flavour)
+        says = {"iss": "https://accounts.google.com", "aud": request.query["audience"], "sub": "1", "exp": int(time.time()) + 3600}
+        return web.Response(text=jwt.encode(says, "pretended" * 4), content_type="application/text", headers=flavour)
+
     async def control(request: Any) -> Any:
         """What a test asks: faults to order, images that are there, what was called."""
         if request.method == "POST":
             asked = await request.json()
             if "fault" in asked:
                 server.faults.append(asked["fault"])
+            if "healed" in asked:
+                server.faults.clear()
             if "images" in asked:
                 server.images = None if asked["images"] is None else set(asked["images"])
             if "kill" in asked:
@@ -371,12 +387,15 @@ async def serve(folder: Path) -> None:
     application = web.Application(client_max_size=2**24)
     application.router.add_route("*", "/v2/{rest:.*}", CloudRun(server).handle)
     application.router.add_post("/token", token)
+    application.router.add_get("/", metadata)
+    application.router.add_get("/computeMetadata/{rest:.*}", metadata)
     application.router.add_route("*", "/control", control)
     runner = web.AppRunner(application)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0, ssl_context=context).start()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
     rest, plain = (address[1] for address in runner.addresses)
+    server.metadata = f"127.0.0.1:{plain}"
     rpc = grpc.aio.server()
     rpc.add_generic_rpc_handlers([Vertex(server).handlers()])
     pair = ((folder / "server.key").read_bytes(), (folder / "server.crt").read_bytes())
@@ -418,6 +437,10 @@ class Gcp:
     def fail(self, operation: str, code: str, message: str, *, status: int = 429, times: int = 1) -> None:
         """Answer the next calls of `jobs.create`, `jobs.run`, `CreateCustomJob`, `token` … with an error."""
         self._ask({"fault": {"operation": operation, "code": code, "message": message, "status": status, "times": times}})
+
+    def heal(self) -> None:
+        """Forget the errors that are still to come."""
+        self._ask({"healed": True})
 
     def registry(self, digests: set[str] | None) -> None:
         """What images there are; None: every one."""

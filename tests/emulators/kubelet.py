@@ -99,7 +99,7 @@ class Kubelet:
             try:
                 process = subprocess.Popen(
                     command,
-                    env={**self.variables, **self._environment(pod, container), **own},
+                    env={**self.variables, **self._mounted(pod, container, home), **own},
                     stdout=log,
                     stderr=log,
                     cwd=home,
@@ -166,6 +166,24 @@ class Kubelet:
                 found[one.name] = self._secret(pod.metadata.namespace, reference.name)[reference.key]
             else:
                 found[one.name] = one.value or ""
+        return found
+
+    def _mounted(self, pod: Any, container: Any, home: Path) -> dict[str, str]:
+        """The container's variables, once the tokens of its projected volumes, by the API server, are in a folder of this pod."""
+        found = self._environment(pod, container)
+        projected = {volume.name: volume.projected.sources for volume in pod.spec.volumes or () if volume.projected is not None}
+        for mount in container.volume_mounts or ():
+            for source in (one.service_account_token for one in projected.get(mount.name, ())):
+                asked = {"audiences": [source.audience], "expirationSeconds": source.expiration_seconds}
+                name, namespace = pod.spec.service_account_name, pod.metadata.namespace
+                given = self.core.create_namespaced_service_account_token(name, namespace, {"spec": asked})
+                (home / mount.name).mkdir(exist_ok=True)
+                (home / mount.name / source.path).write_text(given.status.token)
+                inside = f"{mount.mount_path}/"
+                found = {
+                    key: value.replace(inside, f"{home / mount.name}/", 1) if value.startswith(inside) else value
+                    for key, value in found.items()
+                }
         return found
 
     def _secret(self, namespace: str, name: str) -> dict[str, str]:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
 
 from flows.core.governance.session_policies import Reach, Root, policy_document, workload_reach
+
+if TYPE_CHECKING:
+    from flows.core.placement.estate import Pool
 
 TAG = "tradewind-workload"
 """The tag of a run's session: a role that asks for it gives its own container nothing, only a session that names its workload."""
@@ -39,21 +42,65 @@ def aws_role(role: str, reaches: Sequence[Reach], pool_types: Sequence[str]) -> 
     return {"role": role, "policy": policy, "trust": {"Version": policy["Version"], "Statement": [*trusted, own]}}
 
 
+def arriving(workloads: Sequence[str], root: Root) -> list[Reach]:
+    """What runs of other clouds bring to a site: the workloads' datasets, by transfers."""
+    return [Reach(root, write=tuple(workload_reach(name, root).delete[0] for name in workloads))]
+
+
+def access_role(role: str, reaches: Sequence[Reach], pools: Iterable[Pool]) -> dict[str, Any]:
+    """The policy of the role that runs from elsewhere take on, and its trust: each pool's token, its issuer, audience and subject.
+
+    Google signs in AWS's own name for it, and its `azp` is there called `aud` (AWS, "Available keys for AWS OIDC federation").
+    """
+    account = role.split(":")[4]
+    statements: list[dict[str, Any]] = []
+    for pool in pools:
+        known = pool.web_identity
+        if known is None:
+            continue
+        name, google = known.provider, known.subject is not None
+        said = {f"{name}:sub": pool.subject, f"{name}:{'oaud' if google else 'aud'}": known.audience}
+        statement = {
+            "Effect": "Allow",
+            "Principal": {"Federated": name if google else f"arn:aws:iam::{account}:oidc-provider/{name}"},
+            "Action": "sts:AssumeRoleWithWebIdentity",
+            "Condition": {"StringEquals": {**said, **({f"{name}:aud": pool.subject} if google else {})}},
+        }
+        if statement not in statements:
+            statements.append(statement)
+    policy = policy_document(reaches)
+    return {"role": role, "policy": policy, "trust": {"Version": policy["Version"], "Statement": statements}}
+
+
+def google_access(account: str, provider: str | None, reaches: Sequence[Reach], roles: Iterable[str]) -> dict[str, Any]:
+    """The bindings of the service account that runs at AWS take on, and who may: the roles of AWS, by the provider's default mapping."""
+    found: dict[str, Any] = {"service_account": account, "buckets": google_bindings(account, reaches)}
+    if provider is None:
+        return found
+    pool = f"principalSet://iam.googleapis.com/{provider.partition('/providers/')[0]}"
+    assumed = sorted({f"arn:aws:sts::{role.split(':')[4]}:assumed-role/{role.rpartition('/')[2]}" for role in roles})
+    members = [f"{pool}/attribute.aws_role/{one}" for one in assumed]
+    return {**found, "trust": [{"role": "roles/iam.workloadIdentityUser", "members": members}]}
+
+
 def google_bindings(account: str, reaches: Sequence[Reach]) -> list[dict[str, Any]]:
     """Bindings of each bucket: objects below the prefixes by a condition; listing, which conditions cannot tell apart, of the bucket."""
     found = []
     for reach in reaches:
         objects = f"projects/_/buckets/{reach.root.bucket}/objects/"
         expression = " || ".join(f"resource.name.startsWith('{objects}{prefix}')" for prefix in reach.may("write"))
-        role = "objectUser" if reach.delete else "objectCreator"
+        roles = ["objectUser"] if reach.delete else ["objectCreator", "objectViewer"]  # what may be written may be read
         found.append({
             "bucket": reach.root.bucket,
             "bindings": [
-                {
-                    "role": f"roles/storage.{role}",
-                    "members": [f"serviceAccount:{account}"],
-                    "condition": {"title": "tradewind-own-data", "expression": expression},
-                },
+                *(
+                    {
+                        "role": f"roles/storage.{role}",
+                        "members": [f"serviceAccount:{account}"],
+                        "condition": {"title": "tradewind-own-data", "expression": expression},
+                    }
+                    for role in roles
+                ),
                 {"role": "roles/storage.legacyBucketReader", "members": [f"serviceAccount:{account}"]},
             ],
         })  # fmt: skip

@@ -28,6 +28,7 @@ from flows.core.placement.fields import (
 )
 from flows.core.placement.hashing import content_form
 from flows.core.placement.kubernetes_pool import Kubernetes
+from flows.core.placement.web_identity import AccessProvider, AccessRole, WebIdentity
 from flows.core.placement.zones import known_zone
 
 if TYPE_CHECKING:
@@ -77,6 +78,8 @@ class Site(Model):
     `country` or `operator_country` None means unknown: nothing may run there. `certifications_assumed`: nobody has checked the
     certifications, the ceiling and the keys; every decision over an estate with such a site says so. `account` is an AWS account, a Google
     project or an Azure subscription, `images` the repository, without tag or digest, that the site's runs take their image from.
+    `access_role` is what runs that no role of the site's cloud starts take on to reach its data (AWS, or a store that speaks S3: a role's
+    ARN; Google: a service account), `access_provider` Google's provider that knows runs at AWS by their role.
     """
 
     id: Name
@@ -84,6 +87,8 @@ class Site(Model):
     region: Line | None = None
     account: Name | None = None
     images: Name | None = None
+    access_role: AccessRole | None = None
+    access_provider: AccessProvider | None = None
     country: Country | None
     operator_country: Country | None
     max_classification: Classification
@@ -96,6 +101,16 @@ class Site(Model):
     storage_usd_per_gb_month: NonNegative = Decimal(0)
     off_peak: tuple[OffPeak, ...] = ()
 
+    @model_validator(mode="after")
+    def _known_to_its_own_cloud(self) -> Self:
+        role = self.access_role or ""
+        if (self.cloud == "aws" and "@" in role) or (self.cloud == "gcp" and role.startswith("arn:")):
+            expected = "the ARN of a role" if self.cloud == "aws" else "the address of a service account"
+            raise ValueError(f"`access_role` of `{self.id}` is `{role}`; at `{self.cloud}` it is {expected}")
+        if self.access_provider is not None and "@" not in role:
+            raise ValueError(f"`access_provider` of `{self.id}` needs an `access_role` that is a service account")
+        return self
+
 
 class Pool(Model):
     """A Prefect work pool at exactly one site.
@@ -103,7 +118,8 @@ class Pool(Model):
     `offers` are names or patterns of the site's offers (empty: it takes no placed step). `certifications` narrows the site's.
     `capacity` is the most that may be in use at once, by `nodes`, `cpus`, `memory_gib` or an accelerator's name; left out: unlimited.
     `infrastructure` holds what the cloud's objects are called that its runs stand on (role, cluster, subnets, …): its template says which.
-    `kubernetes` says how the jobs of a pool of that type enter their cluster.
+    `kubernetes` says how the jobs of a pool of that type enter their cluster. `web_identity`: the token by which stores of other clouds
+    know the pool's runs.
     """
 
     name: Name
@@ -119,12 +135,28 @@ class Pool(Model):
     startup_minutes: Minutes = Decimal(0)
     infrastructure: Mapping[Name, Line | tuple[Line, ...] | Count] = Field(default_factory=dict)
     kubernetes: Kubernetes | None = None
+    web_identity: WebIdentity | None = None
 
     @model_validator(mode="after")
     def _cluster_of_a_cluster(self) -> Self:
         if self.kubernetes is not None and self.type != "kubernetes":
             raise ValueError(f"`kubernetes` is for pools of type `kubernetes`; `{self.name}` is of type `{self.type}`")
         return self
+
+    @model_validator(mode="after")
+    def _known_by_what_its_platform_signs(self) -> Self:
+        if self.web_identity is not None:
+            self.web_identity.fits(self.name, self.type, cluster=self.kubernetes is not None)
+        return self
+
+    @property
+    def subject(self) -> str | None:
+        """Whom the tokens of the pool's runs name; None: there are none."""
+        if self.web_identity is None:
+            return None
+        if self.kubernetes is None:
+            return self.web_identity.subject
+        return f"system:serviceaccount:{self.kubernetes.namespace}:{self.kubernetes.service_account}"
 
 
 class Offer(Model):

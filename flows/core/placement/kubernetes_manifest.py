@@ -12,6 +12,8 @@ The fields, as published (read 2026-11-24):
   docs/priority), annotation `gpu-fraction`.
 - Kueue (kubernetes-sigs/kueue, Apache-2.0): labels `kueue.x-k8s.io/queue-name` and `kueue.x-k8s.io/priority-class` on the Job, which is
   made suspended and resumed once admitted (pkg/controller/constants/constants.go, site/content/en/docs/tasks/run/jobs.md).
+- Web identity: a projected volume with a `serviceAccountToken` (docs/concepts/storage/projected-volumes), which the kubelet renews before
+  it ends; `AWS_WEB_IDENTITY_TOKEN_FILE`, as AWS's clients call its path.
 """
 
 from __future__ import annotations
@@ -33,6 +35,10 @@ SCHEDULER_NAMES: Mapping[str, str] = {"kai": "kai-scheduler", "runai": "runai-sc
 OVERRUN = 2
 """How many times its decided time at p90 a run may take before it is ended."""
 UNDECLARED_WAIT_SECONDS = 3600
+TOKEN, TOKEN_FOLDER = "identity", "/var/run/secrets/tradewind"
+"""The volume with the token by which other clouds know a run, and where it is."""
+TOKEN_SECONDS = 3600
+"""How long such a token holds."""
 
 Json = dict[str, Any]
 
@@ -47,7 +53,8 @@ def manifest(base: Mapping[str, Any], pool: Pool) -> Json:
     cluster = pool.kubernetes
     if cluster is None:
         return dict(base)
-    return merged(base, {"metadata": _job_metadata(cluster), "spec": {**_job_spec(cluster), "template": _pod(cluster, base)}})
+    made = merged(base, {"metadata": _job_metadata(cluster), "spec": {**_job_spec(cluster), "template": _pod(cluster, base)}})
+    return made if pool.web_identity is None else _with_token(made, pool.web_identity.audience)
 
 
 def values(pool: Pool) -> Json:
@@ -122,6 +129,20 @@ def _container(cluster: Kubernetes, base: Mapping[str, Any]) -> Json:
         for group in ("requests", "limits")
     }
     return {**container, "resources": asked}
+
+
+def _with_token(made: Mapping[str, Any], audience: str) -> Json:
+    """The job with a token of the runs' service account, for that audience alone: the API server takes it from nobody."""
+    spec = made["spec"]["template"]["spec"]
+    (container,) = spec["containers"]
+    source = {"serviceAccountToken": {"audience": audience, "expirationSeconds": TOKEN_SECONDS, "path": "token"}}
+    own = {
+        **container,
+        "env": [{"name": "AWS_WEB_IDENTITY_TOKEN_FILE", "value": f"{TOKEN_FOLDER}/token"}],
+        "volumeMounts": [*container["volumeMounts"], {"name": TOKEN, "mountPath": TOKEN_FOLDER, "readOnly": True}],
+    }
+    volumes = [*spec["volumes"], {"name": TOKEN, "projected": {"sources": [source]}}]
+    return merged(made, {"spec": {"template": {"spec": {"containers": [own], "volumes": volumes}}}})
 
 
 def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> Json:

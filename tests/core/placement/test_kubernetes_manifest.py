@@ -18,6 +18,7 @@ from ruamel.yaml import YAML
 from flows.core.placement import kubernetes_manifest
 from flows.core.placement.estate import Pool
 from flows.core.placement.kubernetes_pool import Kubernetes
+from flows.core.placement.web_identity import WebIdentity
 
 ROOT = Path(__file__).parents[3]
 GOLDEN = ROOT / "tests" / "golden" / "kubernetes"
@@ -44,7 +45,8 @@ def template() -> dict[str, Any]:
 def pool(name: str) -> Pool:
     """A pool of that case."""
     cluster = Kubernetes(**{"namespace": "tradewind", "scheduler": name, **SCHEDULERS[name]})
-    return Pool(name="onprem", site="onprem", type="kubernetes", offers=(), kubernetes=cluster)
+    known = WebIdentity(issuer="https://kubernetes.example.com")
+    return Pool(name="onprem", site="onprem", type="kubernetes", offers=(), kubernetes=cluster, web_identity=known)
 
 
 def made(name: str) -> dict[str, Any]:
@@ -57,7 +59,7 @@ def test_the_manifest_is_as_written_down(name: str) -> None:
     """Any change of what a cluster is sent is seen in a review."""
     path = GOLDEN / f"{name}.yaml"
     yaml = YAML()
-    yaml.width = 140
+    yaml.width = 200
     if "TRADEWIND_WRITE_GOLDEN" in os.environ:
         with path.open("w") as file:
             yaml.dump(made(name), file)
@@ -108,7 +110,7 @@ def unrestricted(pod: dict[str, Any]) -> Iterator[str]:
     if pod["automountServiceAccountToken"]:
         yield "has a token of the API server"
     for volume in pod["volumes"]:
-        if set(volume) != {"name", "emptyDir"}:
+        if set(volume) not in ({"name", "emptyDir"}, {"name", "projected"}):
             yield f"volume {volume['name']}"
     for container in pod["containers"]:
         own = container["securityContext"]
@@ -116,8 +118,37 @@ def unrestricted(pod: dict[str, Any]) -> Iterator[str]:
             yield "privileges"
         if own["capabilities"] != {"drop": ["ALL"]}:
             yield "capabilities"
-        if [mount["mountPath"] for mount in container["volumeMounts"]] != ["/tmp"]:
+        if [mount["mountPath"] for mount in container["volumeMounts"] if not mount.get("readOnly")] != ["/tmp"]:
             yield "writes elsewhere than scratch"
+
+
+def test_a_token_is_mounted_where_the_pool_is_known_by_one() -> None:
+    """For that audience, an hour at most; the API server's own token is not among them. Without, there is no volume and no variable."""
+    pod = made("plain")["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    token = {"audience": "sts.amazonaws.com", "expirationSeconds": 3600, "path": "token"}
+    assert pod["volumes"][1:] == [{"name": "identity", "projected": {"sources": [{"serviceAccountToken": token}]}}]
+    (variable,) = container["env"]
+    assert variable == {"name": "AWS_WEB_IDENTITY_TOKEN_FILE", "value": f"{container['volumeMounts'][1]['mountPath']}/token"}
+    bare = kubernetes_manifest.manifest(template(), pool("plain").model_copy(update={"web_identity": None}))["spec"]["template"]["spec"]
+    assert [volume["name"] for volume in bare["volumes"]] == ["scratch"]
+    assert bare["containers"][0]["env"] == {}
+
+
+@pytest.mark.parametrize(
+    ("kind", "given", "why"),
+    [
+        ("kubernetes", {"subject": "104857600000000000001"}, "the cluster's own `issuer`, and no `subject`"),
+        ("vertex-ai", {}, "takes the `subject`"),
+        ("vertex-ai", {"subject": "104857600000000000001", "issuer": "https://kubernetes.example.com"}, "no other `issuer`"),
+        ("ecs", {"subject": "104857600000000000001"}, "is for Google's pools"),
+    ],
+)
+def test_a_pool_has_only_the_token_that_its_platform_signs(kind: str, given: dict[str, Any], why: str) -> None:
+    """Anything else would be trusted and never come."""
+    cluster = {"namespace": "tradewind"} if kind == "kubernetes" else None
+    with pytest.raises(ValueError, match=why):
+        Pool.model_validate({"name": "one", "site": "one", "type": kind, "kubernetes": cluster, "web_identity": given})
 
 
 def test_the_template_is_not_changed() -> None:
