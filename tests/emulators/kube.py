@@ -80,7 +80,7 @@ class Cluster:
     def audit(self, user: str) -> list[dict[str, Any]]:
         """What the API server recorded of the user's requests, in their order."""
         events = [json.loads(line) for line in (self.folder / "audit.log").read_text().splitlines() if line.endswith("}")]
-        return [event for event in events if event["user"]["username"] == user]
+        return [event for event in events if event["user"].get("username") == user]
 
 
 def program(name: str) -> str:
