@@ -1,4 +1,4 @@
-"""Failures of ECS, Cloud Run and Vertex AI with Prefect's unmodified workers, as the waiting dispatcher reads them.
+"""Failures of ECS, Cloud Run and Vertex AI with Prefect's unmodified workers, and lifecycles that lose their places and their own worker.
 
 ECS: moto's server and an agent that runs the tasks as local processes. Cloud Run and Vertex AI: a pretended server, Google's real clients.
 Errors of the clouds' APIs are ordered from those emulators, in the clouds' published words.
@@ -503,13 +503,14 @@ def test_a_workload_whose_last_permitted_place_is_gone_is_refused(lifecycles: Li
     assert lifecycles.flights is not None
     assert lifecycles.clinic is not None
     futures.wait((lifecycles.flights, lifecycles.clinic), SECONDS)
-    stack = lifecycles.stack
-    assert stack.aws is not None
-    stack.aws.silence()
+    stack, aws = lifecycles.stack, lifecycles.stack.aws
+    assert aws is not None
+    wait(lambda: not aws.agent.tasks, 90, lambda: str(aws.agent.tasks))
+    aws.silence()
     try:
         done = stack.tradewind("run", CLINIC, "--as-of", DAY, "--step", "train", "--urgent", seconds=SECONDS)
     finally:
-        stack.aws.start()
+        aws.start()
     assert done.returncode != 0
     told = f"{done.stdout}{done.stderr}"
     assert "no place may run `train`" in told

@@ -78,7 +78,7 @@ def aws(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     try:
         import httpx
 
-        httpx.post(f"http://{host}:{port}/moto-api/reset").raise_for_status()
+        httpx.post(f"http://{host}:{port}/moto-api/reset", timeout=60).raise_for_status()
         iam, ecs, ec2, s3 = (boto3.client(name, region_name=REGION) for name in ("iam", "ecs", "ec2", "s3"))
         for role in (f"{CLUSTER}-run", f"{CLUSTER}-start"):
             iam.create_role(RoleName=role, AssumeRolePolicyDocument="{}")
