@@ -7,7 +7,7 @@ import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from flows.adapters.settings import CONTROL, Settings
 from flows.core.canonical import instant
@@ -21,9 +21,6 @@ from flows.services.dispatching import Dispatcher
 from flows.services.promotion_runs import newest_done
 from flows.store import approvals, outbox, principals, replicas, reservations, sites
 from flows.store.database import State
-
-if TYPE_CHECKING:
-    pass
 
 log = logging.getLogger("flows.lifecycle")
 
