@@ -369,7 +369,7 @@ class _Probe:
         settings = self.stack.settings.model_copy(update={"sweep_grace_minutes": 0})
         with serving(self.stack):
             round_ = sweeping.sweep(
-                state, settings, Only(run), at=datetime.now(UTC), pools=(self.pool,), open_jobs=lambda *_: Seen(self.stack)
+                state, settings, Only(run), at=datetime.now(UTC), pools=(self.pool,), open_jobs=lambda *_: Seen(self.stack, run)
             )
             swept = asyncio.run(round_)
         state.close()
@@ -389,15 +389,17 @@ class Only(PoolRuns):
 
 @dataclass(frozen=True)
 class Seen:
-    """Custom jobs of the pretended Vertex AI."""
+    """A run's custom jobs on the pretended Vertex AI; without a grace, those of the other cases would be ended too."""
 
     stack: CloudStack
+    run: str
 
     def list(self) -> list[Job]:
         assert self.stack.gcp is not None
         live = ("JOB_STATE_PENDING", "JOB_STATE_RUNNING")
         labels = {name: job["labels"] for name, job in self.stack.gcp.seen()["custom"].items() if job["state"] in live}
-        return [Job(name, each["prefect-io_flow-run-id"], each["prefect-io_work-pool-id"], None) for name, each in labels.items()]
+        jobs = [Job(name, each["prefect-io_flow-run-id"], each["prefect-io_work-pool-id"], None) for name, each in labels.items()]
+        return [job for job in jobs if job.run == self.run]
 
     def end(self, job: Job) -> None:
         raise AssertionError(job)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import threading
+import urllib.request
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from io import BytesIO
@@ -38,11 +39,13 @@ class Aws(SageMaker):
         self._moto = self._watched  # type: ignore[assignment,method-assign]
 
     def start(self) -> None:
-        """Listen; the first time, make the account's keys."""
+        """Listen; the first time, forget what another server of this process was told, and make the account's keys."""
         super().start()
         if not self.keys:
             from moto.moto_api import state_manager
 
+            # moto keeps one state per process, whatever the number of its servers
+            urllib.request.urlopen(urllib.request.Request(f"{self.url}/moto-api/reset", method="POST"), timeout=10).read()
             # tasks go on until the agent says that they have ended
             state_manager.set_transition("ecs::task", {"progression": "manual", "times": 1_000_000})
             self.keys = self._account_keys()
