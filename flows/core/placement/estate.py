@@ -39,6 +39,8 @@ LEVELS: Mapping[str, int] = {"public": 0, "internal": 1, "confidential": 2, "res
 Weekday = Literal["mon", "tue", "wed", "thu", "fri", "sat", "sun"]
 WEEKDAYS: tuple[Weekday, ...] = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 PoolType = Literal["ecs", "sagemaker", "cloud-run-v2", "vertex-ai", "azure-container-instance", "kubernetes", "process"]
+MULTI_NODE: frozenset[PoolType] = frozenset({"process", "sagemaker"})
+"""Types of pools that take a run of several nodes: SageMaker starts all of them, and a `process` pool stands in for any other."""
 ANY = "*"
 
 

@@ -13,7 +13,7 @@ from fnmatch import fnmatchcase
 from flows.core.canonical import instant, plain
 from flows.core.governance.proofs import unproven_for
 from flows.core.placement.decision import Kind, Reason
-from flows.core.placement.estate import Offer, Pool
+from flows.core.placement.estate import MULTI_NODE, Offer, Pool
 from flows.core.placement.knowledge import unknowns
 from flows.core.placement.request import Request
 from flows.core.placement.scene import Scene
@@ -135,9 +135,9 @@ def _restrict(candidate: Candidate, facts: Facts, spot: bool) -> Reasons:
 
 
 def fit(candidate: Candidate, facts: Facts) -> Reasons:
-    """Whether each node of the offer has what the request needs, and spot work ends at all."""
+    """Whether the pool starts all nodes, each node of the offer has what the request needs, and spot work ends at all."""
     lane = candidate.lane
-    found = facts.kept(("fit", lane.pool.name, lane.offer.name), lambda: _fit(lane.offer, facts.scene))
+    found = facts.kept(("fit", lane.pool.name, lane.offer.name), lambda: _fit(lane.pool, lane.offer, facts.scene))
     if not candidate.endless or lane.spot is None:
         return found
     seen = f"{plain((lane.spot.rate * 3600).quantize(Decimal('0.001')))} interruptions per hour, {_interval(facts.scene)}"
@@ -149,8 +149,10 @@ def _interval(scene: Scene) -> str:
     return "no checkpoint" if minutes is None else f"a checkpoint each {plain(minutes)} minutes"
 
 
-def _fit(offer: Offer, scene: Scene) -> Reasons:
+def _fit(pool: Pool, offer: Offer, scene: Scene) -> Reasons:
     needed, found = scene.request.resources, []
+    if needed.nodes > 1 and pool.type not in MULTI_NODE:
+        found.append(Reason("nodes", "fit", f"one node a run on `{pool.type}`", f"{needed.nodes} nodes", "request: resources.nodes"))
     for rule, has, wants in (("cpus", offer.cpus, needed.cpus), ("memory_gib", offer.memory_gib, needed.memory_gib)):
         if wants and (has is None or has < wants):
             seen = "unknown" if has is None else plain(has)

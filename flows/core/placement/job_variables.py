@@ -13,7 +13,7 @@ from typing import Any
 
 from flows.core.canonical import plain, sha256_hex
 from flows.core.errors import UserError
-from flows.core.placement.estate import Offer
+from flows.core.placement.estate import MULTI_NODE, Offer
 
 DIGEST = re.compile(r"sha256:[0-9a-f]{64}\Z")
 MAX_LABEL = 63
@@ -184,8 +184,6 @@ ASKS: Mapping[str, Callable[[Offer, bool, int], Asked]] = {
     "sagemaker": _sagemaker,
     "azure-container-instance": _azure,
 }
-MULTI_NODE = frozenset({"sagemaker"})
-"""Types of pools whose worker starts several nodes for one run."""
 
 
 def _gpus(offer: Offer) -> int:

@@ -78,6 +78,8 @@ def _capacity(candidate: Candidate, reasons: tuple[Reason, ...], facts: Facts) -
 
 def _fit(candidate: Candidate, reasons: tuple[Reason, ...], facts: Facts) -> str | None:
     offer, needed, rule = candidate.lane.offer, facts.scene.request.resources, reasons[0].rule
+    if rule == "nodes":
+        return f"resources.nodes: {needed.nodes} -> 1"
     if rule == "cpus":
         return f"resources.cpus: {plain(needed.cpus)} -> {plain(offer.cpus or Decimal(0))}"
     if rule == "memory_gib":

@@ -112,6 +112,8 @@ def _price_if_allowed(request, estate, policy, catalog, conditions, at, pool, si
     (usd50, end50, billed50), (usd90, end90, _) = priced
     if not spot and deadline is not None and end90 > deadline:
         return None
+    if nodes > 1 and pool.type == "ecs":
+        return None
     if not _fits(request, offer) or not _narrow(request, site, pool, offer, spot):
         return None
     resting = {site.id, *(output.home for output in request.outputs)}

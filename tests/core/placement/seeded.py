@@ -48,7 +48,7 @@ def estate(dice: random.Random) -> dict[str, Any]:
         {
             "name": name,
             "site": pick(list(SITES)),
-            "type": "ecs",
+            "type": pick(["sagemaker", "sagemaker", "ecs"]),
             "offers": pick([["*"], ["*"], ["small"]]),
             "spot": pick([True, True, False]),
             "capacity": pick([{}, {}, {}, {}, {"nodes": 2}, {"cpus": 8}, {"A100": 1, "nodes": 3}]),

@@ -68,7 +68,7 @@ def estates(draw: st.DrawFn) -> dict[str, Any]:
         {
             "name": name,
             "site": draw(st.sampled_from(SITES)),
-            "type": "ecs",
+            "type": draw(st.sampled_from(["sagemaker", "sagemaker", "ecs"])),
             "offers": draw(st.sampled_from([["*"], ["small"]])),
             "spot": draw(st.sampled_from([True, True, False])),
             "capacity": draw(st.sampled_from([{}, {}, {"nodes": 2}, {"cpus": 8}, {"A100": 1, "nodes": 3}])),

@@ -93,6 +93,10 @@ SAID: dict[str, tuple[dict[str, Any], tuple[Reason, ...]]] = {
         },
         (Reason("accelerators", "fit", "1 A100", "at least 2 A100 per node", "request: resources.accelerators"),),
     ),
+    "more nodes than a run has": (
+        {"asked": request(resources={"nodes": 2}), "where": only(type="kubernetes")},
+        (Reason("nodes", "fit", "one node a run on `kubernetes`", "2 nodes", "request: resources.nodes"),),
+    ),
     "spot that does not end": (
         {
             "asked": request(interruptible=True, restrict={"spot": True}, resources={"nodes": 2}),
@@ -339,6 +343,10 @@ RELAXED: dict[str, tuple[dict[str, Any], str | None]] = {
     "cordons": (
         {"where": only(), "moment": conditions(cordoned=["fra", "iad", "muc"])},
         "conditions.cordoned: [fra, iad, muc] -> [iad, muc]",
+    ),
+    "more nodes than a run has": (
+        {"asked": request(resources={"nodes": 3}), "where": only(type="ecs")},
+        "resources.nodes: 3 -> 1",
     ),
     "two resources": (
         {"asked": request(resources={"nodes": 2}), "where": only(capacity={"nodes": 1, "cpus": 15, "memory_gib": 64})},

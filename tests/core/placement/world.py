@@ -57,7 +57,7 @@ def site(id: str, country: str | None = "DE", **more: Any) -> dict[str, Any]:
 
 def pool(name: str, at: str, **more: Any) -> dict[str, Any]:
     """A pool of a site, without startup time unless it says so."""
-    return {"name": name, "site": at, "type": "kubernetes", **more}
+    return {"name": name, "site": at, "type": "process", **more}
 
 
 def offer(at: str, name: str = "small", price: Any = 1, **more: Any) -> dict[str, Any]:
