@@ -166,7 +166,8 @@ class _Way:
 
     scheme: str
     endpoint: str | None
-    declared: bool
+    declared: str | None = field(repr=False)
+    """The secret that the estate's keeper gave for it."""
     role: str | None = None
     token: Callable[[], str] | None = None
     """AWS: the token that the run's own platform signs."""
@@ -189,7 +190,7 @@ def _together(wanted: Mapping[str, Reach], settings: Settings) -> dict[_Way, dic
 
 def _way(name: str, connection: SiteConnection, estate: Estate, pool: Pool | None, token: Callable[[], str] | None) -> _Way:
     scheme = urlsplit(connection.url).scheme
-    plain = _Way(scheme, connection.endpoint, connection.credentials is not None)
+    plain = _Way(scheme, connection.endpoint, connection.secret.get("credentials"))
     site = estate.site_by_id.get(name)
     access = site.access_role if site is not None else None
     if scheme == "s3":
@@ -227,7 +228,7 @@ class _Asked:
         return Narrowed(sites, AMBIENT)
 
     def _aws(self, sites: tuple[str, ...], reaches: list[Reach], way: _Way) -> Narrowed:
-        if (way.token is None or way.role is None) and (way.declared or way.endpoint is not None):
+        if (way.token is None or way.role is None) and (way.declared is not None or way.endpoint is not None):
             return Narrowed(sites, AMBIENT)
         if way.role is None:
             raise UserError(

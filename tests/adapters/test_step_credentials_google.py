@@ -236,6 +236,21 @@ def test_without_an_answer_nothing_is_opened(google: Google, settings: Settings)
         pytest.fail("the run went on")
 
 
+def test_each_declared_account_is_asked_for_its_own_site(google: Google, settings: Settings, tmp_path: Path) -> None:
+    """Whoever may write at the destination of a transfer need not be the one who may read at its source."""
+    account = json.loads((tmp_path / "account.json").read_text())
+    others = json.dumps({**account, "client_email": "other@tradewind-example.iam.gserviceaccount.com"})
+    both = {
+        SITE: SiteConnection.model_validate({"url": f"gs://{BUCKET}/data", "credentials": json.dumps(account)}),
+        "gcp-europe-west6": SiteConnection.model_validate({"url": "gs://tradewind-ch/data", "credentials": others}),
+    }
+    apart = settings.model_copy(update={"sites": both})
+    with acquire(SITE, "nafld", "transfer", apart, intent="i", inputs=["nafld-raw"], destination="gcp-europe-west6") as held:
+        assert held is not None and [one["sites"] for one in held.public] == [[SITE], ["gcp-europe-west6"]]
+        opened = [{rule["availableResource"].rpartition("/")[2] for rule in rules} for rules in google.boundaries.values()]
+        assert opened == [{BUCKET}, {"tradewind-ch"}]
+
+
 def test_an_emulator_has_no_accounts(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is asked without credentials, and the record says so."""
     monkeypatch.setenv("STORAGE_EMULATOR_HOST", "http://127.0.0.1:9")
