@@ -52,6 +52,15 @@ class GcsBucket:
                 return
             yield self._held(one)
 
+    def kept(self, under: str) -> Iterator[str]:
+        """See `Bucket`."""
+        with self._answered():
+            found = dict.fromkeys(one.name.removeprefix(self._prefix) for one in self._versions(under))
+        yield from found
+
+    def _versions(self, under: str) -> list[Any]:
+        return list(self._bucket.client.list_blobs(self._bucket, prefix=self._full(under), versions=True, **CALL))
+
     def head(self, key: str) -> Held | None:
         """See `Bucket`."""
         with self._answered():
@@ -121,7 +130,7 @@ class GcsBucket:
         """See `Bucket`."""
         for key in keys:
             with self._answered():
-                for one in list(self._bucket.client.list_blobs(self._bucket, prefix=self._full(key), versions=True, **CALL)):
+                for one in self._versions(key):
                     if one.name != self._full(key):
                         continue
                     try:

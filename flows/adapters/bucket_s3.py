@@ -60,6 +60,12 @@ class S3Bucket:
             for one in page.get("Contents", ()):
                 yield Held(one["Key"].removeprefix(self._prefix), one["Size"], one["ETag"])
 
+    def kept(self, under: str) -> Iterator[str]:
+        """See `Bucket`."""
+        with self._answered():
+            found = dict.fromkeys(one["Key"].removeprefix(self._prefix) for one in self._versions(under))
+        yield from found
+
     def head(self, key: str) -> Held | None:
         """See `Bucket`."""
         found = self._head(key)
@@ -180,18 +186,18 @@ class S3Bucket:
     def delete(self, keys: Iterable[str]) -> None:
         """See `Bucket`."""
         with self._answered():
-            wanted = iter([one for key in keys for one in self._versions(self._prefix + plain(key, self.site))])
+            wanted = iter([one for key in keys for one in self._versions(key) if one["Key"] == self._prefix + key])
             while batch := list(islice(wanted, 1000)):
                 failed = self._client.delete_objects(Bucket=self.name, Delete={"Objects": batch, "Quiet": True}).get("Errors")
                 if failed:
                     what = f"`{failed[0]['Key']}` at `{self.site}` cannot be deleted: {failed[0].get('Message') or failed[0]['Code']}"
                     raise Unavailable(what, fix="give the run's role `s3:DeleteObject` and `s3:DeleteObjectVersion`, then try again")
 
-    def _versions(self, full: str) -> Iterator[dict[str, str]]:
+    def _versions(self, under: str) -> Iterator[dict[str, str]]:
+        full = self._prefix + plain(under, self.site)
         for page in self._client.get_paginator("list_object_versions").paginate(Bucket=self.name, Prefix=full):
             for one in (*page.get("Versions", ()), *page.get("DeleteMarkers", ())):
-                if one["Key"] == full:
-                    yield {"Key": full, "VersionId": one["VersionId"]}
+                yield {"Key": one["Key"], "VersionId": one["VersionId"]}
 
     def copied(self, source: Bucket, key: str, *, size: int, sha256: str) -> bool:
         """See `Bucket`."""

@@ -229,7 +229,7 @@ class BucketStorage(SiteStorage):
 
     def delete(self, *parts: str) -> None:
         """See `SiteStorage`: the manifest of a version, or the head of a shared folder, goes first."""
-        keys = [held.key for held in self.bucket.list("".join(f"{part}/" for part in parts))]
+        keys = list(self.bucket.kept("".join(f"{part}/" for part in parts)))
         first = dict.fromkeys(key for key in keys if PurePosixPath(key).name in (MANIFEST, HEAD))
         self.bucket.delete(first)  # by itself: of what is deleted together a part may stay
         self.bucket.delete(key for key in keys if key not in first)

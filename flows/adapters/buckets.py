@@ -49,6 +49,9 @@ class Bucket(Protocol):
     def list(self, under: str = "") -> Iterator[Held]:
         """Every object whose key begins so, in order of keys; without recorded checksums."""
 
+    def kept(self, under: str) -> Iterator[str]:
+        """Every key that begins so, once; those too of which only earlier versions are left."""
+
     def head(self, key: str) -> Held | None:
         """What is known of one object; None: there is none."""
 

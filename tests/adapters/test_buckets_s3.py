@@ -329,6 +329,8 @@ def test_what_is_removed_leaves_no_earlier_version_behind(declared: Settings, aw
     client.put_bucket_versioning(Bucket=bucket, VersioningConfiguration={"Status": "Enabled"})
     home = site_storage(HOME, declared)
     made, other = publish(home), publish(home, {"three.txt": b"3"})
+    # somebody's plain delete in the console only hides an object
+    client.delete_object(Bucket=bucket, Key=f"ml/site/datasets/sales/{made.version}/two.txt")
     home.remove("sales", made.version)
     left = client.list_object_versions(Bucket=bucket)
     assert {one["Key"].split("/")[4] for one in left["Versions"]} == {other.version} and "DeleteMarkers" not in left
