@@ -176,6 +176,11 @@ class BucketStorage(SiteStorage):
             head, missing = json.loads(found[0]), False
             folder.mkdir(parents=True, exist_ok=True)
             for file, about in head.items():
+                if file[:1] in ("", ".") or PurePosixPath(file).name != file:
+                    what = f"`{name}/{HEAD}` at `{self.site}` names `{file}`"
+                    raise IntegrityError(
+                        what, expected="files directly in the folder", fix="find out who may write there: see docs/least-privilege.md"
+                    )
                 held = self.bucket.head(f"{name}/{about['key']}")
                 if held is None:
                     missing = True

@@ -365,6 +365,19 @@ def test_of_two_runs_in_a_shared_folder_the_slower_is_told_and_changes_nothing(d
     assert [path.read_text() for name, path in first.files("features", "shop") if name.endswith("online.db")] == ["fast"]
 
 
+@pytest.mark.parametrize("file", ["../../planted", "/tmp/planted", "a/b", "..", ".hidden", ""])
+def test_a_shared_folder_names_no_file_outside(declared: Settings, aws: S3, tmp_path: Path, file: str) -> None:
+    """Whoever may write at the site writes nothing elsewhere on the machines that read it."""
+    key = "ml/site/features/shop/head.json"
+    aws.client().put_object(Bucket=bucket_of(declared, HOME), Key=key, Body=json.dumps({file: {"key": "x", "sha256": "0" * 64}}).encode())
+    with (
+        pytest.raises(IntegrityError, match=r"`features/shop/head.json` at .* names"),
+        site_storage(HOME, declared).shared("features", "shop"),
+    ):
+        pytest.fail("it was taken")
+    assert not list(tmp_path.rglob("planted"))
+
+
 def test_arrow_reads_a_footer_without_the_file(declared: Settings, aws: S3) -> None:
     """Columns of a version that was not fetched."""
     home = site_storage(HOME, declared)
