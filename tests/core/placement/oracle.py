@@ -50,8 +50,12 @@ def feasible(request: Any, estate: Any, policy: Any, catalog: Any, conditions: A
         return sorted(found)
 
 
+def _first(request: Any, at: datetime) -> datetime:
+    return max(at, request.window.earliest or at)
+
+
 def _slots(request: Any, at: datetime) -> list[datetime]:
-    first = max(at, request.window.earliest or at)
+    first = _first(request, at)
     end = request.window.deadline or first + timedelta(hours=24)
     hours = [first.replace(minute=0, second=0) + timedelta(hours=n) for n in range(1, 48)]
     return [first, *(hour for hour in hours if hour < end)]
@@ -62,7 +66,7 @@ def _up(seconds: Decimal) -> Decimal:
 
 
 def _price_if_allowed(request, estate, policy, catalog, conditions, at, pool, site, offer, start, spot):  # type: ignore[no-untyped-def]
-    nodes, deadline, first = request.resources.nodes, request.window.deadline, _slots(request, at)[0]
+    nodes, deadline, first = request.resources.nodes, request.window.deadline, _first(request, at)
     egress = seconds = staged = kept = Decimal(0)
     for use in request.datasets:
         entry = next(entry for entry in catalog.entries if entry.name == use.name)

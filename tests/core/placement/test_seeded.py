@@ -200,7 +200,7 @@ def test_ten_thousand_worlds(portion: int) -> None:
 
 RULES = {
     *("residency", "classification", "hipaa-baa", "default-deny", "egress-unknown", "restrict-clouds", "restrict-sites", "restrict-pools"),
-    *("restrict-offers", "restrict-spot", "cpus", "memory_gib", "arch", "accelerators", "capacity", "cordoned", "latency"),
+    *("restrict-offers", "restrict-spot", "nodes", "cpus", "memory_gib", "arch", "accelerators", "capacity", "cordoned", "latency"),
     *("latency-unknown", "deadline", "budget"),
 }
 
