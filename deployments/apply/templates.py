@@ -47,8 +47,13 @@ def filled(files: EstateFiles, template: Mapping[str, Any], index: int, settings
     site = files.estate.site_by_id[pool.site]
     if pool.type == "kubernetes":
         template = _of_cluster(template, pool)
-    values = values_of(pool, site, settings)
+    given = given_to(pool, site, settings)
+    values = {name: list(value) if isinstance(value, tuple) else value for name, value in pool.infrastructure.items()} | given
     problems = []
+    for name in sorted(set(pool.infrastructure) & set(given)):
+        what = f"`{name}` of `{pool.name}` is not the pool's to say"
+        fix = "take it out: the site, the settings of control, or the pool's other fields say it"
+        problems.append(files.problem("pools", index, what, field="infrastructure", fix=fix))
     names = dict(_placeholders(template["job_configuration"]))
     for name in sorted(name for name, needed in names.items() if needed and values.get(name) is None):
         if name in SITE_FIELDS:
@@ -79,15 +84,13 @@ def _of_cluster(template: Mapping[str, Any], pool: Pool) -> dict[str, Any]:
     return {**template, "job_configuration": {**job, "job_manifest": kubernetes_manifest.manifest(job["job_manifest"], pool)}}
 
 
-def values_of(pool: Pool, site: Site, settings: Settings) -> dict[str, Any]:
-    """What fills the placeholders of a pool's template."""
-    infrastructure = {name: list(value) if isinstance(value, tuple) else value for name, value in pool.infrastructure.items()}
+def given_to(pool: Pool, site: Site, settings: Settings) -> dict[str, Any]:
+    """What fills the placeholders of a pool's template beside its `infrastructure`, which may not say otherwise: keys among it."""
     sites = {name: one.public for name, one in settings.sites.items()}
     plain = {"mlflow_url": settings.mlflow_url, "lineage_url": settings.lineage_url, "sites": json.dumps(sites) if sites else None}
     return {
         **plain,
         "public_keys": signing.keyring(settings).text,
-        **infrastructure,
         **kubernetes_manifest.values(pool),
         **{name: getattr(site, field) for name, field in SITE_FIELDS.items()},
         "site": site.id,

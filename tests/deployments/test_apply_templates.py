@@ -119,6 +119,14 @@ def test_a_misspelt_name_is_found(deployments: Path) -> None:
         pools(deployments)
 
 
+@pytest.mark.parametrize("name", ["public_keys", "sites", "account"])
+def test_a_pool_says_nothing_that_control_says(deployments: Path, name: str) -> None:
+    """Its runs would take tickets that another key signed, or data from elsewhere."""
+    edit(deployments / "estate" / "pools.yaml", "    max_hours: 24\n", f"    max_hours: 24\n    {name}: elsewhere\n")
+    with pytest.raises(UserError, match=f"`{name}` of `gcp-us-central1-vertex` is not the pool's to say"):
+        pools(deployments)
+
+
 def test_a_password_in_the_estate_is_refused_and_not_repeated(deployments: Path) -> None:
     """Secrets are named, never written down."""
     edit(
