@@ -85,17 +85,22 @@ class _Session:
             yield self.at.unknown(check, str(error), "look at the network, then repeat")
 
     def roles(self, check: str) -> Iterator[Found]:
-        """Each role that a pool's runs take is there."""
-        client, known = self.client("iam"), dict[str, bool]()
+        """Each role that a pool's runs take is there, and the one by which runs elsewhere reach the site's data."""
+        client, known, fix = self.client("iam"), dict[str, bool](), "make it, or correct the name"
+
+        def there(arn: str) -> bool:
+            if arn not in known:
+                known[arn] = _there(partial(client.get_role, RoleName=arn.rpartition("/")[2]), "NoSuchEntity", arn)
+            return known[arn]
+
         for row, pool in self.at.pools:
             for field, arn in pool.infrastructure.items():
-                if not (isinstance(arn, str) and ROLE in arn):
-                    continue
-                if arn not in known:
-                    known[arn] = _there(partial(client.get_role, RoleName=arn.rpartition("/")[2]), "NoSuchEntity", arn)
-                if not known[arn]:
-                    fix = "make it, or correct the name"
+                if isinstance(arn, str) and ROLE in arn and not there(arn):
                     yield self.at.wrong(check, self.at.at_pool(row, f"`{field}` of `{pool.name}` is no role: `{arn}`", fix=fix))
+        access = self.at.site.access_role
+        if access is not None and not there(access):
+            what = f"`access_role` of `{self.at.site.id}` is no role: `{access}`"
+            yield self.at.wrong(check, self.at.at_site(what, "access_role", fix=fix))
         if all(known.values()):
             yield self.at.ok(check, f"{len(known)} roles are there")
 

@@ -97,18 +97,24 @@ class _Google:
             yield self.at.ok(check, f"`{self.at.site.account}` is active")
 
     def roles(self, check: str) -> Iterator[Found]:
-        """Each service account that a pool's runs act as is there, and not disabled."""
-        known: dict[str, bool] = {}
-        for row, pool in self.at.pools:
-            name = pool.infrastructure.get("role")
-            if not isinstance(name, str):
-                continue
+        """Each service account that a pool's runs act as is there and not disabled, and the one by which runs elsewhere reach its data."""
+        known, fix = dict[str, bool](), "make or enable it, or correct the name"
+
+        def there(name: str) -> bool:
             if name not in known:
                 found = self.read("iam", f"v1/projects/-/serviceAccounts/{name}")
                 known[name] = found is not None and not found.get("disabled", False)
-            if not known[name]:
+            return known[name]
+
+        for row, pool in self.at.pools:
+            name = pool.infrastructure.get("role")
+            if isinstance(name, str) and not there(name):
                 what = f"`role` of `{pool.name}` is no service account: `{name}`"
-                yield self.at.wrong(check, self.at.at_pool(row, what, fix="make or enable it, or correct the name"))
+                yield self.at.wrong(check, self.at.at_pool(row, what, fix=fix))
+        access = self.at.site.access_role
+        if access is not None and not there(access):
+            what = f"`access_role` of `{self.at.site.id}` is no service account: `{access}`"
+            yield self.at.wrong(check, self.at.at_site(what, "access_role", fix=fix))
         if all(known.values()):
             yield self.at.ok(check, f"{len(known)} service accounts are there")
 

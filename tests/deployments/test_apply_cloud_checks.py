@@ -37,6 +37,7 @@ ACCOUNT = "123456789012"
 """The account that moto gives everyone."""
 REGION = "eu-central-1"
 CLUSTER = f"tradewind-{REGION}"
+ACCESS = "tradewind-eu-central-1-access"
 BUCKET = "tradewind-data"
 
 
@@ -80,7 +81,7 @@ def aws(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
         httpx.post(f"http://{host}:{port}/moto-api/reset", timeout=60).raise_for_status()
         iam, ecs, ec2, s3 = (boto3.client(name, region_name=REGION) for name in ("iam", "ecs", "ec2", "s3"))
-        for role in (f"{CLUSTER}-run", f"{CLUSTER}-start"):
+        for role in (f"{CLUSTER}-run", f"{CLUSTER}-start", ACCESS):
             iam.create_role(RoleName=role, AssumeRolePolicyDocument="{}")
         ecs.create_cluster(clusterName=CLUSTER, capacityProviders=[f"{CLUSTER}-on-demand", f"{CLUSTER}-spot"])
         s3.create_bucket(Bucket=BUCKET, CreateBucketConfiguration={"LocationConstraint": REGION})
@@ -107,6 +108,14 @@ def test_a_missing_role_is_told_with_its_pool(aws: Path) -> None:
     assert f"`execution_role` of `{AWS}-ecs` is no role: `arn:aws:iam::{ACCOUNT}:role/{CLUSTER}-start`" in str(found)
     assert "pools.yaml:" in str(found)
     assert "fix: make it" in str(found)
+
+
+def test_a_missing_access_role_is_told_with_its_site(aws: Path) -> None:
+    """Runs elsewhere would be refused at the door, after they had waited for their machines."""
+    boto3.client("iam", region_name=REGION).delete_role(RoleName=ACCESS)
+    found = wrong(list(checks_aws.look(looked(aws, AWS))))["roles"]
+    assert f"`access_role` of `{AWS}` is no role: `arn:aws:iam::{ACCOUNT}:role/{ACCESS}`" in str(found)
+    assert "sites.yaml:" in str(found)
 
 
 def test_a_missing_cluster_is_told(aws: Path) -> None:
@@ -252,6 +261,7 @@ def test_expired_credentials_are_told_once(folder: Path, local: Local, monkeypat
 
 
 PROJECT, ROLE = "tradewind-example", "tradewind-run@tradewind-example.iam.gserviceaccount.com"
+GUEST = "tradewind-europe-west4-access@tradewind-example.iam.gserviceaccount.com"
 TYPES = ("e2-standard-4", "n1-standard-4", "n1-standard-8", "g2-standard-8", "a2-highgpu-1g")
 MACHINES = f"/compute/v1/projects/{PROJECT}/aggregated/machineTypes"
 
@@ -274,7 +284,8 @@ def gcp(local: Local, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Local:
     monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(path))
     local.put("/token", {"access_token": "short", "expires_in": 3600, "token_type": "Bearer"})
     local.put(f"/v3/projects/{PROJECT}", {"projectId": PROJECT, "state": "ACTIVE"})
-    local.put(f"/v1/projects/-/serviceAccounts/{ROLE}", {"email": ROLE})
+    for role in (ROLE, GUEST):
+        local.put(f"/v1/projects/-/serviceAccounts/{role}", {"email": role})
     local.put(f"/storage/v1/b/{BUCKET}", {"name": BUCKET, "location": "EUROPE-WEST4"})
     elsewhere = {"zones/us-central1-a": {"machineTypes": [{"name": "n1-standard-4"}]}}
     local.put(MACHINES, {"items": elsewhere, "nextPageToken": "2"})
@@ -304,6 +315,12 @@ def test_a_google_site_as_declared_is_well(folder: Path, gcp: Local) -> None:
             "roles",
             f"`role` of `{GCP}-vertex` is no service account: `{ROLE}`",
         ),
+        (
+            f"/v1/projects/-/serviceAccounts/{GUEST}",
+            {"disabled": True},
+            "roles",
+            f"`access_role` of `{GCP}` is no service account: `{GUEST}`",
+        ),
         (f"/storage/v1/b/{BUCKET}", {"location": "US-CENTRAL1"}, "bucket", "is in `us-central1`; expected `europe-west4`"),
         (
             f"{MACHINES}?2",
@@ -312,7 +329,7 @@ def test_a_google_site_as_declared_is_well(folder: Path, gcp: Local) -> None:
             TYPES[0],
         ),
     ],
-    ids=["project", "role", "bucket", "machine type"],
+    ids=["project", "role", "access role", "bucket", "machine type"],
 )
 def test_what_google_lacks_is_told(folder: Path, gcp: Local, path: str, body: Any, check: str, told: str) -> None:
     """One message, with its line and a fix."""
