@@ -154,11 +154,13 @@ def _print_status(found: StackStatus) -> None:
 
 def _print_findings(findings: Sequence[Finding]) -> None:
     for finding in findings:
-        typer.echo(f"{'ok     ' if finding.ok else 'PROBLEM'}  {finding.check}: {finding.found}")
+        typer.echo(f"{finding.word:7}  {finding.check}: {finding.found}")
         if finding.fix:
             typer.echo(f"         fix: {finding.fix}")
     problems = sum(not finding.ok for finding in findings)
-    typer.echo(f"{problems} problem{'s' if problems != 1 else ''}" if problems else "all is well")
+    unseen = sum(not finding.known for finding in findings)
+    well = f"no problem, but {unseen} could not be looked at" if unseen else "all is well"
+    typer.echo(f"{problems} problem{'s' if problems != 1 else ''}" if problems else well)
 
 
 def _span(seconds: float | None) -> str:

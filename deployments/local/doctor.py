@@ -24,12 +24,18 @@ PYTHONS = ((3, 11), (3, 14))
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """The outcome of one check: what was found, and the fix where it is a problem."""
+    """The outcome of one check: what was found, and the fix where it is a problem or could not be looked at (not `known`)."""
 
     check: str
     ok: bool
     found: str
     fix: str = ""
+    known: bool = True
+
+    @property
+    def word(self) -> str:
+        """For people."""
+        return "PROBLEM" if not self.ok else "ok" if self.known else "UNKNOWN"
 
     def to_json(self) -> dict[str, Any]:
         """For programs."""
@@ -206,7 +212,8 @@ def _clouds(settings: Settings) -> Iterator[Finding]:
     options = ApplyOptions.load()
     load(settings, options)
     for found in look(settings, options):
-        yield Finding(found.check, found.result == "ok", str(found.problem).split("\n  fix:")[0], found.problem.fix or "")
+        told = str(found.problem).split("\n  fix:")[0]
+        yield Finding(found.check, found.result != "wrong", told, found.problem.fix or "", known=found.result != "unknown")
 
 
 def _home(settings: Settings) -> Path:

@@ -24,6 +24,7 @@ from typer.testing import CliRunner
 from deployments.apply import checks_aws, checks_gcp
 from deployments.apply.cloud_checks import Found, Looked, bucket_of, examine, keys
 from deployments.apply.options import ApplyOptions, SiteConnection
+from deployments.cli.stack import _print_findings
 from deployments.local import doctor
 from flows.adapters import signing
 from flows.adapters.estate import read_estate
@@ -406,6 +407,21 @@ def test_doctor_tells_the_same_in_the_cloud_profile_only(only_aws: Path, tmp_pat
     found = [one for one in clouds(Settings(profile="cloud", deployments=only_aws, home=tmp_path)) if one.check == f"{AWS} roles"]
     assert [(one.ok, "is no role" in one.found, bool(one.fix)) for one in found] == [(False, True, True)]
     assert list(clouds(Settings(deployments=only_aws, home=tmp_path))) == []
+
+
+def test_what_doctor_cannot_look_at_is_neither_well_nor_a_problem(
+    only_aws: Path, tmp_path: Path, local: Local, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It is named, and does not end the command with 1."""
+    local.put("/", ERROR.format("AccessDenied"), 403, "text/xml")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", local.url)
+    settings = Settings(profile="cloud", deployments=only_aws, home=tmp_path)
+    (found,) = [one for one in doctor._clouds(settings) if one.check == f"{AWS} credentials"]
+    assert (found.ok, found.known, found.word) == (True, False, "UNKNOWN")
+    _print_findings([found])
+    told = capsys.readouterr().out
+    assert f"UNKNOWN  {AWS} credentials: could not check: AWS answered `AccessDenied`" in told
+    assert "no problem, but 1 could not be looked at" in told
 
 
 def test_doctor_tells_a_template_that_does_not_fit(only_aws: Path, tmp_path: Path) -> None:
