@@ -85,7 +85,7 @@ def _of_cluster(template: Mapping[str, Any], pool: Pool) -> dict[str, Any]:
 
 
 def given_to(pool: Pool, site: Site, settings: Settings) -> dict[str, Any]:
-    """What fills the placeholders of a pool's template beside its `infrastructure`, which may not say otherwise: keys among it."""
+    """What control, the site and the cluster say in a pool's template, such as control's public keys: `infrastructure` may not."""
     sites = {name: one.public for name, one in settings.sites.items()}
     plain = {"mlflow_url": settings.mlflow_url, "lineage_url": settings.lineage_url, "sites": json.dumps(sites) if sites else None}
     return {

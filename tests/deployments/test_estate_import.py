@@ -330,7 +330,7 @@ def compare(real: Estate, prices: Any, *, requests: int, regions: int, seed: int
         sites = set(dice.sample(sorted(real.site_by_id), regions))
         estate = Estate(
             sites=tuple(site for site in real.sites if site.id in sites),
-            # of a type that takes several nodes: the workers of the clouds' own start one
+            # `process` takes several nodes; the imported types start one node a run, and would lose each such request
             pools=tuple(pool.model_copy(update={"type": "process"}) for pool in real.pools if pool.site in sites),
             offers=tuple(offer for offer in real.offers if offer.site in sites),
         )
