@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
@@ -57,6 +59,18 @@ class GcsBucket:
         with self._answered():
             found = dict.fromkeys(one.name.removeprefix(self._prefix) for one in self._versions(under))
         yield from found
+
+    def earlier(self, under: str) -> Iterator[Held]:
+        """See `Bucket`."""
+        with self._answered():
+            found = [one for one in self._versions(under) if one.time_deleted is not None]
+        for one in found:
+            yield replace(self._held(one), version=str(one.generation))
+
+    def forget(self, key: str, version: str) -> None:
+        """See `Bucket`."""
+        with self._answered(), contextlib.suppress(failures.NotFound):
+            self._bucket.delete_blob(self._full(key), generation=int(version), **CALL)
 
     def _versions(self, under: str) -> list[Any]:
         return list(self._bucket.client.list_blobs(self._bucket, prefix=self._full(under), versions=True, **CALL))

@@ -66,6 +66,18 @@ class S3Bucket:
             found = dict.fromkeys(one["Key"].removeprefix(self._prefix) for one in self._versions(under))
         yield from found
 
+    def earlier(self, under: str) -> Iterator[Held]:
+        """See `Bucket`."""
+        with self._answered():
+            found = [one for page in self._history(under) for one in page.get("Versions", ()) if not one["IsLatest"]]
+        for one in found:
+            yield Held(one["Key"].removeprefix(self._prefix), one["Size"], one["ETag"], version=one["VersionId"])
+
+    def forget(self, key: str, version: str) -> None:
+        """See `Bucket`."""
+        with self._answered():
+            self._client.delete_object(**self._at(key), VersionId=version)
+
     def head(self, key: str) -> Held | None:
         """See `Bucket`."""
         found = self._head(key)
@@ -107,10 +119,11 @@ class S3Bucket:
             yield self._range(held, f"bytes={start}-{end}")
 
     def _range(self, held: Held, span: str) -> bytes:
+        which = {} if held.version is None else {"VersionId": held.version}
         with self._answered():
             for attempt in range(3):
                 try:
-                    body: bytes = self._client.get_object(**self._at(held.key), Range=span, IfMatch=held.tag)["Body"].read()
+                    body: bytes = self._client.get_object(**self._at(held.key), **which, Range=span, IfMatch=held.tag)["Body"].read()
                 except (failures.ResponseStreamingError, failures.IncompleteReadError, failures.ReadTimeoutError):
                     # the client tries a request again, but not the reading of its answer
                     if attempt == 2:
@@ -193,9 +206,12 @@ class S3Bucket:
                     what = f"`{failed[0]['Key']}` at `{self.site}` cannot be deleted: {failed[0].get('Message') or failed[0]['Code']}"
                     raise Unavailable(what, fix="give the run's role `s3:DeleteObject` and `s3:DeleteObjectVersion`, then try again")
 
-    def _versions(self, under: str) -> Iterator[dict[str, str]]:
+    def _history(self, under: str) -> Iterator[dict[str, Any]]:
         full = self._prefix + plain(under, self.site)
-        for page in self._client.get_paginator("list_object_versions").paginate(Bucket=self.name, Prefix=full):
+        return iter(self._client.get_paginator("list_object_versions").paginate(Bucket=self.name, Prefix=full))
+
+    def _versions(self, under: str) -> Iterator[dict[str, str]]:
+        for page in self._history(under):
             for one in (*page.get("Versions", ()), *page.get("DeleteMarkers", ())):
                 yield {"Key": one["Key"], "VersionId": one["VersionId"]}
 

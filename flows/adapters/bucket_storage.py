@@ -20,7 +20,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from flows.adapters.bucket_credentials import mlflow_clients
-from flows.adapters.buckets import PART, Bucket, checked, filesystem, plain
+from flows.adapters.buckets import PART, Bucket, Held, checked, filesystem, plain
 from flows.adapters.storage import MANIFEST, Content, DatasetVersion, SiteStorage, content_of, file_sha256, manifest_of
 from flows.core.errors import IntegrityError, Unavailable
 
@@ -138,13 +138,25 @@ class BucketStorage(SiteStorage):
         return f"{self.bucket.url}/{plain('/'.join(parts), self.site)}"
 
     def files(self, *under: str) -> Iterator[tuple[str, Path]]:
-        """See `SiteStorage`: one object at a time lies on the disk."""
-        prefix = "".join(f"{part}/" for part in under)
+        """See `SiteStorage`."""
+        yield from ((held.key, path) for held, path in self._fetched(self.bucket.list("".join(f"{part}/" for part in under))))
+
+    def earlier(self, *under: str) -> Iterator[tuple[str, str, Path]]:
+        """See `SiteStorage`."""
+        found = self._fetched(self.bucket.earlier("".join(f"{part}/" for part in under)))
+        yield from ((held.key, held.version or "", path) for held, path in found)
+
+    def forget(self, name: str, version: str) -> None:
+        """See `SiteStorage`."""
+        self.bucket.forget(name, version)
+
+    def _fetched(self, objects: Iterator[Held]) -> Iterator[tuple[Held, Path]]:
+        """One object at a time lies on the disk."""
         with tempfile.TemporaryDirectory(dir=self.root) as folder:
-            for held in self.bucket.list(prefix):
+            for held in objects:
                 path = Path(folder) / hashlib.sha256(held.key.encode()).hexdigest()
                 _write(path, self.bucket.chunks(held, PART))
-                yield held.key, path
+                yield held, path
                 path.unlink(missing_ok=True)
 
     @contextlib.contextmanager

@@ -33,12 +33,16 @@ Chunks = Callable[[int], Iterator[bytes]]
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """An object as its store tells of it: bytes, a tag that changes with the content, the sha256 recorded when it was written."""
+    """An object as its store tells of it: bytes, a tag that changes with the content, the sha256 recorded when it was written.
+
+    `version` names one that is no longer the object: it was deleted or overwritten, and the bucket keeps it.
+    """
 
     key: str
     size: int
     tag: str = ""
     sha256: str | None = None
+    version: str | None = None
 
 
 class Bucket(Protocol):
@@ -51,6 +55,12 @@ class Bucket(Protocol):
 
     def kept(self, under: str) -> Iterator[str]:
         """Every key that begins so, once; those too of which only earlier versions are left."""
+
+    def earlier(self, under: str) -> Iterator[Held]:
+        """Every version that the bucket keeps of objects that were deleted or overwritten, of all whose key begins so."""
+
+    def forget(self, key: str, version: str) -> None:
+        """Delete one earlier version; what is not there is no mistake."""
 
     def head(self, key: str) -> Held | None:
         """What is known of one object; None: there is none."""

@@ -270,6 +270,13 @@ class SiteStorage:
         named = sorted((path.relative_to(self.root).as_posix(), path) for path in self._inside(self.root.joinpath(*under)).rglob("*"))
         yield from ((name, path) for name, path in named if path.is_file() and not path.is_symlink())
 
+    def earlier(self, *under: str) -> Iterator[tuple[str, str, Path]]:
+        """What a store keeps of a folder's files that were deleted or overwritten: name from the root, version, path as of `files`."""
+        yield from ()
+
+    def forget(self, name: str, version: str) -> None:
+        """Delete one of the versions that `earlier` tells of, if it is there; a folder keeps none."""
+
     @contextlib.contextmanager
     def shared(self, *parts: str) -> Iterator[Path]:
         """A folder that is worked on in place, such as a feature store's files; it need not exist yet.

@@ -69,18 +69,21 @@ class Serving:
 class Found:
     """What of the subject rests at a site: rows by version (0: a file that is no table holds the key), and single files.
 
+    `earlier` has (name, version) of what a bucket keeps of the workload's files that were deleted or overwritten,
     `elsewhere` names datasets and folders of other workloads that hold the key, `waiting` those of a model that still serves.
     """
 
     versions: dict[str, int] = field(default_factory=dict)
     files: list[str] = field(default_factory=list)
+    earlier: list[tuple[str, str]] = field(default_factory=list)
     elsewhere: set[str] = field(default_factory=set)
     waiting: set[str] = field(default_factory=set)
     scanned: dict[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """The finding as its intent keeps it."""
-        lists = {"files": sorted(self.files), "elsewhere": sorted(self.elsewhere), "waiting": sorted(self.waiting)}
+        files = {"files": sorted([*self.files, *(name for name, _ in self.earlier)])}
+        lists = {**files, "elsewhere": sorted(self.elsewhere), "waiting": sorted(self.waiting)}
         return {"versions": dict(sorted(self.versions.items())), **lists, "scanned": self.scanned}
 
 
@@ -103,6 +106,12 @@ def _looked_at(place: Place, subject: Subject, serving: Serving, found: Found) -
         if hit:
             _note(found, place.workload, tuple(name.split("/")), rows, serving)
         yield name, path
+    own = [("datasets", f"{place.workload}-{kind}") for kind in KINDS]
+    for folder in (*own, ("artifacts", place.workload), ("features", place.workload)):
+        for name, version, path in place.storage.earlier(*folder):
+            if subject_search.holds(path, subject):
+                found.earlier.append((name, version))
+            yield f"{name}@{version}", path
 
 
 def _note(found: Found, workload: str, parts: tuple[str, ...], rows: int, serving: Serving) -> None:
@@ -163,11 +172,13 @@ def erase(place: Place, subject: Subject, *, remove: Collection[str], artifacts:
     left = find(place, subject, serving)
     for name in left.files:
         storage.unlink(name)
+    for name, version in left.earlier:
+        storage.forget(name, version)
     for name in left.versions:  # a folder that a kill left without its manifest
         ref = DatasetRef.parse(name)
         if ref.version not in storage.versions(ref.dataset):
             storage.remove(ref.dataset, ref.version)
-    return {"rewritten": rewritten, "removed": sorted(removed), "features": features, "files_removed": len(left.files)}
+    return {"rewritten": rewritten, "removed": sorted(removed), "features": features, "files_removed": len(left.files) + len(left.earlier)}
 
 
 def remove(place: Place, versions: Iterable[str], artifacts: Iterable[str] = ()) -> list[str]:

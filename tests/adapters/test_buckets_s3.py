@@ -25,8 +25,11 @@ from flows.adapters import bucket_s3
 from flows.adapters.buckets import PART, address, checked, filesystem, part_size, plain
 from flows.adapters.settings import PROJECT_ROOT, Settings
 from flows.adapters.storage import DatasetVersion, SiteStorage, copy_version, site_storage, version_of
+from flows.adapters.subject_search import Subject
 from flows.core.canonical import sha256_hex
 from flows.core.errors import GuardRefused, IntegrityError, TradewindError, Unavailable, UserError
+from flows.services.erasing_at_site import Found, Place, Serving, erase, find
+from flows.store.database import State
 from tests.emulators.s3 import S3, Asked, Fault, s3
 
 KEY = "arn:aws:kms:eu-central-1:111122223333:key/0a1b2c3d"
@@ -335,6 +338,33 @@ def test_what_is_removed_leaves_no_earlier_version_behind(declared: Settings, aw
     left = client.list_object_versions(Bucket=bucket)
     assert {one["Key"].split("/")[4] for one in left["Versions"]} == {other.version} and "DeleteMarkers" not in left
     assert home.versions("sales") == [other.version]
+
+
+def test_an_erasure_finds_a_person_in_what_the_bucket_keeps_of_deleted_and_overwritten_files(declared: Settings, aws: S3) -> None:
+    """That version goes, and no other; a search before it says where, and one after it finds nothing."""
+    client, bucket = aws.client(), bucket_of(declared, HOME)
+    client.put_bucket_versioning(Bucket=bucket, VersioningConfiguration={"Status": "Enabled"})
+    for name, bodies in {
+        "datasets/nafld-raw/v1/hidden.csv": [b"nafld-patient-7,1", None],
+        "artifacts/nafld/run/notes.txt": [b"of nafld-patient-7", b"of nobody"],
+        "features/nafld/deleted.txt": [b"nafld-patient-8", None],
+        "datasets/other-raw/v1/hidden.csv": [b"nafld-patient-7", None],
+    }.items():
+        for body in bodies:
+            where = {"Bucket": bucket, "Key": f"ml/site/{name}"}
+            _ = client.delete_object(**where) if body is None else client.put_object(**where, Body=body)
+    state = State(declared.state_url)
+    state.migrate()
+    place = Place(site_storage(HOME, declared), "nafld", declared, state, "nafld/purge/test/here")
+    person = Subject("nafld-patient-7", frozenset({"patient"}))
+    names = ["artifacts/nafld/run/notes.txt", "datasets/nafld-raw/v1/hidden.csv"]
+    assert find(place, person).to_json()["files"] == names
+    assert erase(place, person, remove=(), artifacts=(), serving=Serving())["files_removed"] == 2
+    assert find(place, person).to_json() == {**Found().to_json(), "scanned": find(place, person).scanned}
+    left = client.list_object_versions(Bucket=bucket)["Versions"]
+    kept = [one["Key"].removeprefix("ml/site/") for one in left]
+    assert kept == ["artifacts/nafld/run/notes.txt", "datasets/other-raw/v1/hidden.csv", "features/nafld/deleted.txt"]
+    assert client.get_object(Bucket=bucket, Key="ml/site/artifacts/nafld/run/notes.txt")["Body"].read() == b"of nobody"
 
 
 def test_a_shared_folder_is_kept_from_run_to_run(declared: Settings, aws: S3) -> None:

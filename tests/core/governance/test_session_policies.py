@@ -92,7 +92,7 @@ def expected(what: str, workload: str, step: str, inputs: tuple[str, ...], key: 
 ACTIONS = {
     "read": ("s3:GetObject",),
     "write": ("s3:PutObject", "s3:AbortMultipartUpload"),
-    "delete": ("s3:DeleteObject", "s3:DeleteObjectVersion"),
+    "delete": ("s3:DeleteObject", "s3:DeleteObjectVersion", "s3:GetObjectVersion"),
 }
 KNOWN = {
     *(action for actions in ACTIONS.values() for action in actions),
