@@ -158,11 +158,10 @@ class S3Bucket:
                         )
                         sent += len(piece)
                     parts.append({"PartNumber": number, **{name: known[name] for name in ("ETag", "ChecksumSHA256") if name in known}})
+                self._client.complete_multipart_upload(**self._at(key), UploadId=upload, MultipartUpload={"Parts": parts})
             except IntegrityError:
                 self._client.abort_multipart_upload(**self._at(key), UploadId=upload)
                 raise
-            try:
-                self._client.complete_multipart_upload(**self._at(key), UploadId=upload, MultipartUpload={"Parts": parts})
             except failures.ClientError as error:
                 # another run sent the same object and was first
                 held = self.head(key) if _code(error) == "NoSuchUpload" else None

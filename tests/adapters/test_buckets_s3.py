@@ -230,6 +230,24 @@ def test_a_transfer_killed_in_the_middle_goes_on_where_it_was(declared: Settings
     assert aws.client().list_multipart_uploads(Bucket=bucket_of(declared, HOME)).get("Uploads") is None
 
 
+def test_an_upload_that_another_run_finishes_meanwhile_is_done(declared: Settings, aws: S3) -> None:
+    """Both send the parts of one upload; the slower finds it gone and the whole object there."""
+    source = site_storage("onprem-fra", declared)
+    made = publish(source, {"big.bin": b"a" * (2 * PART + 1000)})
+
+    def other(one: Asked) -> Fault | None:
+        if one.method == "PUT" and "partNumber" in one.query:
+            aws.fail = lambda _: None
+            copy_version(source, site_storage(HOME, declared), "sales", made.version)
+            return 404, "NoSuchUpload"  # moto fails with 500
+        return None
+
+    aws.fail = other
+    assert copy_version(source, site_storage(HOME, declared), "sales", made.version).version == made.version
+    assert site_storage(HOME, declared).versions("sales") == [made.version]
+    assert (site_storage(HOME, declared).open("sales", made.version) / "big.bin").stat().st_size == 2 * PART + 1000
+
+
 def test_a_removal_that_is_cut_short_leaves_no_version_that_seems_whole(declared: Settings, aws: S3) -> None:
     """S3 deletes many objects at once, in no order: the manifest goes in a request of its own, before them."""
     made = publish(site_storage(HOME, declared))
