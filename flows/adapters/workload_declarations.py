@@ -74,7 +74,7 @@ class ColumnSteps(Model):
 
 
 class StepDeclaration(Model):
-    """What one step asks of placement; `window_hours` from its start to its deadline, `keep_days` how long outputs are kept.
+    """What one step asks of placement; `window_hours` from when it is first placed to its deadline, `keep_days` how long outputs are kept.
 
     `columns` is for `ingest` alone.
     """

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from flows.core.errors import UserError
@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from flows.store.database import State
 
 LEDGER_KIND: dict[sites.SiteState, str] = {"open": "site-uncordon", "cordoned": "site-cordon", "draining": "site-drain"}
-AHEAD = timedelta(days=366)
-"""How far ahead reservations are looked at."""
 MOST_RUNS = 1000
 
 
@@ -116,7 +114,7 @@ def _pools(estate: Estate, site: str) -> set[str]:
 def _view(tx: Session, estate: Estate, site: str, at: datetime) -> SiteView:
     row, pools = sites.get(tx, site), _pools(estate, site)
     there = tuple(_still_there(runs.recent(tx, site=site, state=runs.RUNNING, limit=MOST_RUNS)))
-    held = tuple(found.intent_id for found in reservations.active(tx, at, at + AHEAD) if found.pool in pools)
+    held = tuple(found.intent_id for found in reservations.active(tx, at) if found.pool in pools)
     return SiteView(
         site=site,
         state=row.state if row is not None else sites.OPEN,

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
+from flows.core.canonical import instant
 from flows.core.placement import Conditions, Decision, Request, documents, place, runtimes
 from flows.core.placement.filters import taken_by
 from flows.core.placement.model import DatasetUse, Objective, OutputUse, Principal, Resources, Restrict, Runtime, RuntimeEstimate, Window
@@ -29,8 +30,8 @@ if TYPE_CHECKING:
 BYTES_PER_GB = Decimal(10) ** 9
 URGENT_USD_PER_HOUR = Decimal(25)
 """What an hour of delay counts for an urgent run: more than any off-peak price saves."""
-HORIZON = timedelta(days=14)
-"""How far ahead reservations are looked at."""
+ASKED, MOMENT = "asked", "moment"
+"""Stored beside a decision that was narrowed to a plan's site or away from failed pools: what is decided on where nothing there will do."""
 OUT_OF_MEMORY = "memory"
 """State of a run that was ended because it wanted more memory than its offer had."""
 MORE_MEMORY = Decimal("1.5")
@@ -89,13 +90,17 @@ def place_step(state: State, settings: Settings, order: PlaceOrder, *, at: datet
     at = at.replace(microsecond=0)
     with state.transaction() as tx:
         reservations.hold(tx)
-        sites = {ref.dataset: replicas.sites(tx, ref.dataset, ref.version) for ref in order.inputs.values()}
-        request, estimates = measured(tx, with_memory_learnt(tx, declarations, request_for(tx, declarations, order, sites, at)))
-        conditions = conditions_of(tx, sites, (order.intent_id,), estimates, at, unproven=proving.unproven(tx, settings, declarations, at))
+        sites = rests_at(tx, order.inputs.values())
+        due = deadline_of(tx, order.intent_id)
+        asked, estimates = measured(tx, with_memory_learnt(tx, declarations, request_for(tx, declarations, order, sites, at)))
+        moment = conditions_of(tx, sites, (order.intent_id,), estimates, at, unproven=proving.unproven(tx, settings, declarations, at))
         failed = site_states.failed_for(tx, order.intent_id, at)
-        request, decision, conditions, dropped = _decide_as_planned(declarations, request, conditions, failed, order, at)
+        request, decision, conditions, dropped = _decide_as_planned(declarations, asked, moment, failed, order, at)
         body = decision.to_json()
         inputs = documents(request, declarations.estate, declarations.catalog, conditions)
+        if (request, conditions) != (asked, moment):
+            wider = documents(asked, declarations.estate, declarations.catalog, moment)
+            inputs |= {ASKED: wider["request"], MOMENT: wider["conditions"]}
         signed.decision(tx, settings, body, at=at)
         decisions.save(tx, body, {**inputs, "policies": declarations.policy.document}, at=at)
         if decision.chosen is not None:
@@ -103,11 +108,21 @@ def place_step(state: State, settings: Settings, order: PlaceOrder, *, at: datet
             _expect(tx, decision, order, at)
         else:
             reservations.release(tx, order.intent_id)
+        late = {"deadline_missed": instant(due)} if due and asked.window.deadline and asked.window.deadline > due else {}
         declared_record.policies_met(tx, declarations, principal=order.principal, at=at)
-        ledger.append(tx, "decision", {**_told(body, order), **_plan_told(order, dropped)}, principal=order.principal, at=at)
+        ledger.append(tx, "decision", {**_told(body, order), **_plan_told(order, dropped), **late}, principal=order.principal, at=at)
         if order.failed is not None:
             ledger.append(tx, "failover", _moved(body, order, order.failed), principal=order.principal, at=at)
     return body
+
+
+def rests_at(tx: Session, inputs: Iterable[DatasetRef]) -> dict[str, list[str]]:
+    """Where each dataset rests; of two versions of one, champion and challenger, the sites that have both."""
+    found: dict[str, list[str]] = {}
+    for ref in inputs:
+        here = replicas.sites(tx, ref.dataset, ref.version)
+        found[ref.dataset] = [site for site in found.get(ref.dataset, here) if site in here]
+    return found
 
 
 def conditions_of(
@@ -120,11 +135,11 @@ def conditions_of(
     unproven: Unproven,
 ) -> Conditions:
     """The moment as the state has it. What the intents themselves hold, from a decision before this one, is not in their own way."""
-    held = [row for row in reservations.active(tx, at, at + HORIZON) if row.intent_id not in intents]
+    held = [row for row in reservations.active(tx, at) if row.intent_id not in intents]
     return Conditions.model_validate(
         {
             "replicas": replicas_of,
-            "reservations": [reservations.to_conditions(row) for row in held],
+            "reservations": [reservations.to_conditions(row, at) for row in held],
             "cordoned": tuple(site_states.closed(tx)),
             "cooling": site_states.cooling(tx, at),
             "runtimes": estimates,
@@ -197,7 +212,7 @@ def request_for(tx: Session, declarations: Declarations, order: PlaceOrder, site
             resources=TRANSFER_RESOURCES,
             runtime=TRANSFER_RUNTIME,
             objective=Objective(usd_per_hour_of_delay=URGENT_USD_PER_HOUR),  # a step waits for it
-            restrict=Restrict(sites=(_source(declarations.home_of(dataset), sites[dataset]),)),
+            restrict=Restrict(sites=tuple(sites[dataset] or (declarations.home_of(dataset),))),
             **common,
         )
     step = declared.step(order.step)  # type: ignore[arg-type]
@@ -212,7 +227,7 @@ def request_for(tx: Session, declarations: Declarations, order: PlaceOrder, site
         interruptible=step.interruptible,
         checkpoint_minutes=step.checkpoint_minutes,
         checkpoint_write_minutes=step.checkpoint_write_minutes,
-        window=Window(deadline=at + timedelta(hours=float(step.window_hours))) if step.window_hours else Window(),
+        window=_window(tx, order.intent_id, step.window_hours, at),
         budget_usd=step.budget_usd,
         objective=objective,
         restrict=step.restrict,
@@ -251,9 +266,23 @@ def with_memory_learnt(tx: Session, declarations: Declarations, request: Request
     return request.model_copy(update={"resources": request.resources.model_copy(update={"memory_gib": wanted})})
 
 
-def _source(home: str, sites: list[str]) -> str:
-    """Where a transfer starts: at home if the version rests there, else at the first site that has it."""
-    return home if home in sites or not sites else sites[0]
+def _window(tx: Session, intent_id: str, hours: Decimal | None, at: datetime) -> Window:
+    """From now on. The deadline stays where it was set when an intent that was placed before is placed again.
+
+    Where it leaves less than the time that its place is held for, the step goes on all the same, within that time from now.
+    """
+    before = deadline_of(tx, intent_id)
+    if hours is None or before is None:
+        return Window(deadline=at + timedelta(hours=float(hours))) if hours else Window()
+    held = reservations.get(tx, intent_id)
+    return Window(deadline=before if held is None else max(before, at + (held.until_at - held.from_at)))
+
+
+def deadline_of(tx: Session, intent_id: str) -> datetime | None:
+    """By when an intent that was placed and has not ended is to be done; None if it has no deadline, or is not placed."""
+    newest = decisions.newest(tx, intent_id) if reservations.get(tx, intent_id) is not None else None
+    window = decisions.input_of(tx, newest, "request").get("window", {}) if newest is not None else {}
+    return Window.model_validate(window).deadline
 
 
 def _output(declarations: Declarations, dataset: str, keep_days: Decimal) -> OutputUse:

@@ -26,7 +26,7 @@ from flows.services import placing, proving
 from flows.services.context import DatasetRef
 from flows.services.declarations import Declarations
 from flows.services.replaying import restored
-from flows.store import decisions, ledger, plans, replicas
+from flows.store import decisions, ledger, plans
 from flows.store import sites as site_states
 
 if TYPE_CHECKING:
@@ -105,13 +105,12 @@ def _make(state: State, settings: Settings, due: Due, at: datetime) -> dict[str,
     handed = {(edge.to, edge.dataset) for edge in edges}
     steps: dict[str, Request] = {}
     estimates: list[Any] = []
-    rests: dict[str, list[str]] = {}
+    there = {step: {role: ref for role, ref in due.inputs[step].items() if (step, ref.dataset) not in handed} for step in due.intents}
     with state.transaction() as tx:
         sizes = {step: placing.sizes_of(tx, due.inputs[step]) for step in due.intents}
+        rests = placing.rests_at(tx, [ref for inputs in there.values() for ref in inputs.values()])
         for step, intent in due.intents.items():
-            inputs = {role: ref for role, ref in due.inputs[step].items() if (step, ref.dataset) not in handed}
-            rests |= {ref.dataset: replicas.sites(tx, ref.dataset, ref.version) for ref in inputs.values()}
-            order = placing.PlaceOrder(due.workload, step, intent, inputs, due.principal, urgent=due.urgent, roles=due.roles)
+            order = placing.PlaceOrder(due.workload, step, intent, there[step], due.principal, urgent=due.urgent, roles=due.roles)
             steps[step], measured = placing.measured(tx, placing.request_for(tx, declarations, order, rests, at))
             estimates += measured
         unproven = proving.unproven(tx, settings, declarations, at)

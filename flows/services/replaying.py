@@ -21,6 +21,7 @@ from flows.core.governance.labels import Catalog
 from flows.core.placement import Conditions, Decision, Request, place
 from flows.core.placement.estate import Estate
 from flows.core.placement.hashing import decision_id
+from flows.services import placing
 from flows.store import decisions
 
 if TYPE_CHECKING:
@@ -145,7 +146,13 @@ class Replay:
             catalog = _kept(self._catalogs, named["catalog"], lambda: _stored(tx, Catalog, named["catalog"]))
             conditions = _stored(tx, Conditions, named["conditions"])
             rules = self._rules_over(tx, named["policies"], estate)
-            made = place(restored(Request, request), estate, rules, catalog, conditions, datetime.fromisoformat(stored["at"]))
+            at = datetime.fromisoformat(stored["at"])
+            made = place(restored(Request, request), estate, rules, catalog, conditions, at)
+            if made.chosen is None and (self._estate or self._book):
+                # a plan's site, or a place that had not failed the run, was a preference: the loop would go on without it
+                asked, moment = (decisions.input_of(tx, stored["decision_id"], kind) for kind in (placing.ASKED, placing.MOMENT))
+                if asked is not None:
+                    made = place(restored(Request, asked), estate, rules, catalog, restored(Conditions, moment), at)
         except UserError as error:
             return Replayed(stored, None, "failed", reproduced=False, request=request, problem=" ".join(str(error).split()))
         after = made.to_json()

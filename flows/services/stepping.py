@@ -168,6 +168,9 @@ class Driver:
                     continue
                 for ref in inputs.values():
                     await self._bring(ref, chosen["site"])
+            if datetime.fromisoformat(chosen["finish_p90"]) <= _now():  # bringing its data, or a try, took as long as it had the place for
+                inputs, decision = await self._place_with_progress(step, own, inputs, destination)
+                continue
             ended = await self._try(own, step, f"{step}/{chosen['pool']}", self._parameters(own, decision, inputs), chosen)
             if not isinstance(ended, Failure):
                 return ended

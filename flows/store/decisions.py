@@ -109,6 +109,12 @@ def inputs(tx: Session, decision_id: str) -> dict[str, Any]:
     return {kind: document(tx, digest) for kind, digest in sorted(found.tuples())}
 
 
+def input_of(tx: Session, decision_id: str, kind: str) -> Any:
+    """One input of a decision; None if it has none of this kind."""
+    row = tx.get(DecisionInputRow, (decision_id, kind))
+    return None if row is None else document(tx, row.document)
+
+
 def recent(tx: Session, *, workload: str | None = None, since: datetime | None = None, limit: int = 50) -> list[DecisionRow]:
     """The newest decisions first, of one second the last stored; `since` counts from when they were stored."""
     query = select(DecisionRow).order_by(DecisionRow.at.desc(), DecisionRow.number.desc())
@@ -117,6 +123,12 @@ def recent(tx: Session, *, workload: str | None = None, since: datetime | None =
     if since is not None:
         query = query.where(DecisionRow.at >= since)
     return list(tx.scalars(query.limit(limit)))
+
+
+def newest(tx: Session, intent_id: str) -> str | None:
+    """The id of the decision that was stored last for an intent."""
+    query = select(DecisionRow.id).where(DecisionRow.intent_id == intent_id).order_by(DecisionRow.number.desc()).limit(1)
+    return tx.scalar(query)
 
 
 def between(tx: Session, since: datetime | None, until: datetime | None = None) -> list[str]:

@@ -7,12 +7,13 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Any
 
-from sqlalchemy import delete, select
+from sqlalchemy import delete, or_, select
 from sqlalchemy.orm import Session
 
 from flows.core.canonical import instant, plain
+from flows.store import outbox
 from flows.store.database import insert_new, locked, serialize
-from flows.store.models import ReservationRow
+from flows.store.models import IntentRow, ReservationRow
 
 
 def hold(tx: Session) -> None:
@@ -49,9 +50,10 @@ def add(tx: Session, pool: str, use: Mapping[str, str | Decimal | int], from_: d
     return row
 
 
-def active(tx: Session, at: datetime, until: datetime) -> list[ReservationRow]:
-    """Reservations that hold at any instant of ``[at, until)``, in order of pool and start."""
-    query = select(ReservationRow).where(ReservationRow.from_at < until, ReservationRow.until_at > at)
+def active(tx: Session, at: datetime) -> list[ReservationRow]:
+    """Reservations that hold at an instant or later, in order of pool and start; those whose intent runs on beyond their end too."""
+    running = select(IntentRow.id).where(IntentRow.state == outbox.RUNNING)
+    query = select(ReservationRow).where(or_(ReservationRow.until_at > at, ReservationRow.intent_id.in_(running)))
     return list(tx.scalars(query.order_by(ReservationRow.pool, ReservationRow.from_at, ReservationRow.intent_id)))
 
 
@@ -60,6 +62,12 @@ def release(tx: Session, intent_id: str) -> None:
     tx.execute(delete(ReservationRow).where(ReservationRow.intent_id == intent_id))
 
 
-def to_conditions(row: ReservationRow) -> dict[str, Any]:
-    """The row as an entry of ``reservations`` in a conditions file."""
-    return {"pool": row.pool, "use": dict(row.use), "from": instant(row.from_at), "until": instant(row.until_at)}
+def to_conditions(row: ReservationRow, at: datetime) -> dict[str, Any]:
+    """The row as an entry of ``reservations`` in a conditions file: one that should have ended counts as long again from now."""
+    until = row.until_at if row.until_at > at else at + (row.until_at - row.from_at)
+    return {"pool": row.pool, "use": dict(row.use), "from": instant(row.from_at), "until": instant(until)}
+
+
+def get(tx: Session, intent_id: str) -> ReservationRow | None:
+    """What an intent holds, be it of a time that is over: it was placed and has not ended."""
+    return tx.get(ReservationRow, intent_id, populate_existing=True)

@@ -21,6 +21,7 @@ from flows.services import placing
 from flows.services.context import DatasetRef
 from flows.services.local_run import acting_as
 from flows.services.running import StepOrder, run_step
+from flows.services.stepping import STALE_AFTER
 from flows.store import ledger, outbox, replicas
 from flows.store.database import State
 from flows.store.models import DecisionRow, ReplicaRow
@@ -63,7 +64,7 @@ class Estate:
         assert decision["chosen"], decision["summary"]
         with self.state.transaction() as tx:
             outbox.ensure(tx, outbox.Intent.of("nafld", "transfer", "2013-07-01", "train", due_at=AT))
-            outbox.claim(tx, INTENT, owner="run", at=datetime.now(UTC), stale_after=placing.HORIZON)
+            outbox.claim(tx, INTENT, owner="run", at=datetime.now(UTC), stale_after=STALE_AFTER)
         return StepOrder("transfer", "nafld", AT, INTENT, decision["decision_id"], {"data": self.ref}, "run-1")
 
     def run(self, order: StepOrder, *, ticketed: bool = True, pool: str = f"{HOME}-k8s") -> dict[str, Any]:

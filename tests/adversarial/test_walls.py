@@ -18,6 +18,7 @@ from flows.services.context import DatasetRef
 from flows.services.declarations import Declarations
 from flows.services.local_run import acting_as
 from flows.services.running import StepOrder, run_step
+from flows.services.stepping import STALE_AFTER
 from flows.store import decisions, outbox
 from flows.store.models import DecisionRow, DocumentRow
 from tests.adversarial.test_transfers import ALLOWED, AT, FORBIDDEN, HOME, INTENT, Estate, estate, planted
@@ -114,7 +115,7 @@ class TestCache:
         assert decision["chosen"], decision["summary"]
         with estate.state.transaction() as tx:
             outbox.ensure(tx, outbox.Intent.of("nafld", "transfer", "2013-07-01", "onward", due_at=AT))
-            outbox.claim(tx, intent, owner="run", at=datetime.now(UTC), stale_after=placing.HORIZON)
+            outbox.claim(tx, intent, owner="run", at=datetime.now(UTC), stale_after=STALE_AFTER)
         pool = decision["chosen"]["pool"]
         made = StepOrder("transfer", "nafld", AT, intent, decision["decision_id"], {"data": ref}, "run-2")
         return sent(estate.settings, made, pool), decision["chosen"]

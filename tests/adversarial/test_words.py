@@ -25,6 +25,7 @@ from flows.services.context import DatasetRef, StepContext, StepResult
 from flows.services.discretion import own
 from flows.services.local_run import acting_as
 from flows.services.running import StepOrder, run_step
+from flows.services.stepping import STALE_AFTER
 from flows.store import ledger, outbox, runs
 from flows.store.database import State
 from tests.integration.scanner import traces
@@ -109,7 +110,7 @@ def run(settings: Settings, step: str, workload: str = "nafld") -> dict[str, Any
     decision = placing.place_step(state, settings, placing.PlaceOrder(workload, "ingest", intent, {}, "scheduler"), at=datetime.now(UTC))
     with state.transaction() as tx:
         outbox.ensure(tx, outbox.Intent.of(workload, "ingest", "2013-07-01", "manual", due_at=AT))
-        outbox.claim(tx, intent, owner="run", at=datetime.now(UTC), stale_after=placing.HORIZON)
+        outbox.claim(tx, intent, owner="run", at=datetime.now(UTC), stale_after=STALE_AFTER)
     chosen = decision["chosen"]
     order = StepOrder("ingest", workload, AT, intent, decision["decision_id"], {}, "run-1")
     with tiny_steps(ingest=f"{__name__}:{step}"), acting_as(chosen["site"], chosen["pool"]):

@@ -135,9 +135,7 @@ def test_its_own_reservation_is_not_in_its_way(settings: Settings) -> None:
         run(settings, TinyDispatcher(settings))
     state = State(settings.state_url)
     with state.transaction() as tx:
-        assert not [
-            row for row in reservations.active(tx, datetime.now(UTC), datetime.now(UTC) + timedelta(days=1)) if "/train/" in row.intent_id
-        ]
+        assert not [row for row in reservations.active(tx, datetime.now(UTC)) if "/train/" in row.intent_id]
         first = next(row for row in decisions.recent(tx) if row.step == "train")
         now = datetime.now(UTC)
         reservations.add(tx, first.pool or "", {"nodes": 1_000, "cpus": 10_000}, now, now + timedelta(days=1), first.intent_id or "")

@@ -40,23 +40,33 @@ def placed(state: State, settings: Settings, number: int) -> dict[str, Any]:
     return place_step(state, settings, order, at=AT + timedelta(hours=3 * number))
 
 
-def ran(state: State, decision: dict[str, Any], number: int, seconds: float) -> None:
-    """A completed run of it."""
-    began, chosen = AT + timedelta(hours=3 * number), decision["chosen"]
+def ran(
+    state: State,
+    decision: dict[str, Any],
+    number: int,
+    seconds: float,
+    *,
+    run: str = "",
+    ended: str = "completed",
+    intent: str | None = None,
+    after: float = 0,
+) -> None:
+    """A run of it, which began some seconds after its decision."""
+    began, chosen, run = AT + timedelta(hours=3 * number, seconds=after), decision["chosen"], run or f"run-{number}"
     with state.transaction() as tx:
         runs.start(
             tx,
-            id=f"run-{number}",
+            id=run,
             workload="nafld",
             step="ingest",
             pool=chosen["pool"],
             site=chosen["site"],
             pid=None,
             at=began,
-            intent_id=None,
+            intent_id=intent,
             decision_id=decision["decision_id"],
         )
-        runs.finish(tx, f"run-{number}", "completed", began + timedelta(seconds=seconds))
+        runs.finish(tx, run, ended, began + timedelta(seconds=seconds))
 
 
 def inputs(state: State, decision: dict[str, Any]) -> dict[str, Any]:
@@ -79,3 +89,12 @@ def test_the_twentieth_run_replaces_the_declared_runtime(state: State, settings:
     assert measured == [{"workload": "nafld", "step": "ingest", "offer": offer, "p50_hours": "0.1", "p90_hours": "0.18", "runs": "20"}]
     assert f"runtime on `{offer}`: 0.1 h at p50, 0.18 h at p90, from 20 runs" in decision["warnings"]
     assert all(row.reproduced for row in Replay(state).run())
+
+
+def test_a_try_that_may_have_gone_on_from_a_checkpoint_is_no_measure(state: State, settings: Settings) -> None:
+    """Twenty that crashed after two hours and were done a minute later: the declared runtime stays."""
+    for number in range(ENOUGH_RUNS):
+        decision = placed(state, settings, number)
+        ran(state, decision, number, 7000, run=f"first-{number}", ended="crash", intent=f"i{number}")
+        ran(state, decision, number, 60, run=f"second-{number}", intent=f"i{number}", after=7000)
+    assert "runtime" in inputs(state, placed(state, settings, ENOUGH_RUNS))["request"]

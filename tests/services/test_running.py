@@ -16,6 +16,7 @@ from flows.services import placing
 from flows.services.context import DatasetRef, StepContext, StepResult
 from flows.services.local_run import acting_as
 from flows.services.running import StepOrder, run_step
+from flows.services.stepping import STALE_AFTER
 from flows.store import ledger, outbox, runs
 from flows.store.database import State
 from tests.services.tiny import publish, tiny_steps
@@ -49,7 +50,7 @@ def order(settings: Settings) -> StepOrder:
     assert decision["chosen"]["pool"] == "onprem-fra-k8s"
     with state.transaction() as tx:
         outbox.ensure(tx, outbox.Intent.of("nafld", "ingest", "2013-07-01", "manual", due_at=AS_OF))
-        outbox.claim(tx, INTENT, owner="run", at=datetime.now(UTC), stale_after=placing.HORIZON)
+        outbox.claim(tx, INTENT, owner="run", at=datetime.now(UTC), stale_after=STALE_AFTER)
     return StepOrder("ingest", "nafld", AS_OF, INTENT, decision["decision_id"], {}, "run-1")
 
 

@@ -27,6 +27,7 @@ from flows.services.lifecycle import LifecycleOrder
 from flows.services.local_run import acting_as
 from flows.services.model_folders import signed_model
 from flows.services.running import StepOrder, run_step
+from flows.services.stepping import STALE_AFTER
 from flows.store import dispatches, ledger, outbox, principals, replicas, signatures
 from flows.store.database import State
 from flows.store.models import DecisionRow, ReplicaRow
@@ -57,7 +58,7 @@ def order(settings: Settings, state: State) -> StepOrder:
     decision = placing.place_step(state, settings, placing.PlaceOrder("nafld", "ingest", INTENT, {}, "scheduler"), at=datetime.now(UTC))
     with state.transaction() as tx:
         outbox.ensure(tx, outbox.Intent.of("nafld", "ingest", "2013-07-01", "manual", due_at=AS_OF))
-        outbox.claim(tx, INTENT, owner="run", at=datetime.now(UTC), stale_after=placing.HORIZON)
+        outbox.claim(tx, INTENT, owner="run", at=datetime.now(UTC), stale_after=STALE_AFTER)
     return StepOrder("ingest", "nafld", AS_OF, INTENT, decision["decision_id"], {}, "run-1")
 
 
@@ -192,7 +193,7 @@ class TestModels:
                 intent_id="nafld/train/2013-07-01/manual", at=AS_OF,
             )  # fmt: skip
             outbox.ensure(tx, outbox.Intent.of("nafld", "train", "2013-07-01", "manual", due_at=AS_OF))
-            outbox.claim(tx, "nafld/train/2013-07-01/manual", owner="run", at=AS_OF, stale_after=placing.HORIZON)
+            outbox.claim(tx, "nafld/train/2013-07-01/manual", owner="run", at=AS_OF, stale_after=STALE_AFTER)
             ref = DatasetRef("nafld-model", content_hash(self.files)[:16])
             outbox.finish(tx, "nafld/train/2013-07-01/manual", {"outputs": {"nafld-model": str(ref)}}, AS_OF)
         return ref

@@ -42,7 +42,7 @@ def test_fifty_at_once_never_overbook_eight_accelerators(state: State, url: str,
         thread.join()
     assert len(decided) == WANTED and all(decision["chosen"] for decision in decided.values())
     with state.reading() as tx:
-        rows = reservations.active(tx, at, at + placing.HORIZON)
+        rows = reservations.active(tx, at)
         tx.expunge_all()
     assert len(rows) == WANTED
     limits = {pool.name: pool.capacity for pool in estate.pools}

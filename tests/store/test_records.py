@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from flows.core.errors import IntegrityError, UserError
-from flows.store import costs, principals, replicas, reservations, runs, transfers, verdicts
+from flows.store import costs, outbox, principals, replicas, reservations, runs, transfers, verdicts
 from flows.store.database import State
 from tests.store.conftest import NOW
 
@@ -150,18 +150,34 @@ def test_reservations_hold_half_open_spans(state: State) -> None:
     """What ends as another begins does not overlap it; an intent holds one; a released one is gone."""
     with state.transaction() as tx:
         row = reservations.add(tx, "p", {"A100": Decimal("4.0"), "cpus": "8"}, NOW, NOW + HOUR, "i")
-        assert reservations.to_conditions(row) == {
+        assert reservations.to_conditions(row, NOW) == {
             "pool": "p",
             "use": {"A100": "4", "cpus": "8"},
             "from": "2026-01-05T08:00:00Z",
             "until": "2026-01-05T09:00:00Z",
         }
-        assert reservations.active(tx, NOW + HOUR, NOW + HOUR * 2) == reservations.active(tx, NOW - HOUR, NOW) == []
-        assert len(reservations.active(tx, NOW + HOUR / 2, NOW + HOUR * 2)) == 1
+        assert reservations.active(tx, NOW + HOUR) == []
+        assert len(reservations.active(tx, NOW + HOUR / 2)) == len(reservations.active(tx, NOW - DAY * 300)) == 1
         reservations.add(tx, "q", {"nodes": 1}, NOW + HOUR, NOW + HOUR * 2, "i")
-        assert [row.pool for row in reservations.active(tx, NOW, NOW + DAY)] == ["q"]
+        assert [row.pool for row in reservations.active(tx, NOW)] == ["q"]
         reservations.release(tx, "i")
-        assert reservations.active(tx, NOW, NOW + DAY) == []
+        assert reservations.active(tx, NOW) == []
+
+
+def test_a_run_that_outlasts_its_reservation_holds_it_on(state: State) -> None:
+    """As long again from whenever it is asked, until the run has ended; what waits for its slot holds nothing beyond its end."""
+    intent = outbox.Intent.of("shop", "train", "2026-01-05", "manual", due_at=NOW)
+    with state.transaction() as tx:
+        outbox.ensure(tx, intent)
+        reservations.add(tx, "p", {"A100": 1}, NOW, NOW + HOUR * 2, intent.id)
+        later = NOW + HOUR * 3
+        assert reservations.active(tx, later) == []
+        outbox.claim(tx, intent.id, owner="run", at=NOW, stale_after=DAY)
+        (row,) = reservations.active(tx, later)
+        assert reservations.to_conditions(row, later)["until"] == "2026-01-05T13:00:00Z"
+        assert reservations.to_conditions(row, NOW)["until"] == "2026-01-05T10:00:00Z"
+        outbox.finish(tx, intent.id, {}, later)
+        assert reservations.active(tx, later) == []
 
 
 @pytest.mark.parametrize(("use", "hours"), [({"nodes": -1}, 1), ({"nodes": "NaN"}, 1), ({"nodes": 1}, 0)])
@@ -177,7 +193,7 @@ def test_capacity_is_never_promised_twice(state: State) -> None:
     def decide(number: int) -> None:
         with state.transaction() as tx:
             reservations.hold(tx)
-            if len(reservations.active(tx, NOW, NOW + HOUR)) < 3:
+            if len(reservations.active(tx, NOW)) < 3:
                 reservations.add(tx, "p", {"nodes": 1}, NOW, NOW + HOUR, f"i{number}")
 
     threads = [threading.Thread(target=decide, args=(number,)) for number in range(8)]
@@ -186,7 +202,7 @@ def test_capacity_is_never_promised_twice(state: State) -> None:
     for thread in threads:
         thread.join()
     with state.reading() as tx:
-        assert len(reservations.active(tx, NOW, NOW + HOUR)) == 3
+        assert len(reservations.active(tx, NOW)) == 3
 
 
 def test_a_principal_is_opaque_and_erasable(state: State) -> None:
