@@ -110,7 +110,7 @@ class Chosen:
 
 @dataclass(frozen=True, slots=True)
 class Relaxation:
-    """The smallest change that would have let it win a place, as `path: old -> new`, and the total it would then cost."""
+    """The smallest change that would have let it win a place, as `path: old -> new`, and the total it would then cost at most."""
 
     change: str
     would_cost_usd: Decimal

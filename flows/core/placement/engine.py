@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from decimal import ROUND_HALF_EVEN, Context, Decimal, localcontext
 from typing import Any
@@ -125,12 +125,14 @@ def pools_and_eras(scene: Scene, pools: Iterable[Pool], pricer: Pricer) -> Itera
             yield pool, era
 
 
-def _outcome(pool: Pool, facts: Facts) -> Outcome:
+def _outcome(pool: Pool, facts: Facts, *, spot: bool = True) -> Outcome:
     best: Candidate | None = None
     survived: set[str] = set()
     nearest: dict[str, Miss] = {}
     one_era = (pool.name, facts.scene.era(facts.scene.at) + 1) not in facts.verdicts
     for lane in facts.pricer.priced(pool):
+        if lane.lane.spot is not None and not spot:
+            continue
         offer = lane.lane.offer.name
         lasting: tuple[object, ...] | None = None
         for total, slot in lane.slots():
@@ -183,13 +185,25 @@ def _rows(outcome: Outcome, facts: Facts) -> Iterable[Rejection]:
         nearest = misses[0]
         offers = sum(miss.alike for miss in misses)
         offer = nearest.candidate.lane.offer.name if offers == 1 else None
-        relaxed: Relaxation | None = relaxation(nearest.candidate, nearest.reasons, facts)
-        yield Rejection(name, site, offer, offers, nearest.reasons, relaxed)
+        yield Rejection(name, site, offer, offers, nearest.reasons, _relaxed(outcome.pool, misses, facts))
     if outcome.unpriced:
         reason = Reason("no-price", "fit", "no on-demand price", "a price", "estate: offers.csv")
         yield Rejection(name, site, outcome.unpriced[0] if len(outcome.unpriced) == 1 else None, len(outcome.unpriced), (reason,))
     elif outcome.best is None and not outcome.misses:
         yield Rejection(name, site, None, 0, (_no_offer(outcome.pool),))
+
+
+def _relaxed(pool: Pool, misses: Sequence[Miss], facts: Facts) -> Relaxation | None:
+    """The smallest change for the misses of one row; for their on-demand twins if nothing makes spot end."""
+    found, rules = relaxation(misses[0].candidate, misses[0].reasons, facts), _rules(misses[0].reasons)
+    if rules == ("nodes",) and found is not None:
+        best = _outcome(pool, facts.with_one_node).best
+        return None if best is None else replace(found, would_cost_usd=best.usd.total)
+    if rules in (("spot",), ("horizon",)):
+        offers = {miss.candidate.lane.offer.name for miss in misses}
+        twins = (miss for miss in _outcome(pool, facts, spot=False).misses if miss.candidate.lane.offer.name in offers)
+        found = next((relaxation(twin.candidate, twin.reasons, facts) for twin in twins), None)
+    return found
 
 
 def rejections(pools: Iterable[Pool], facts: Facts) -> tuple[Rejection, ...]:

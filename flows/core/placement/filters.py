@@ -5,10 +5,13 @@ A filter returns its reasons against a candidate; none means that it passes. Wha
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping
+from dataclasses import replace
 from datetime import datetime, timedelta
 from decimal import Decimal
 from fnmatch import fnmatchcase
+from functools import cached_property
 
 from flows.core.canonical import instant, plain
 from flows.core.governance.proofs import unproven_for
@@ -21,6 +24,7 @@ from flows.core.placement.score import MAX_SECONDS, Candidate, Pricer
 from flows.core.placement.slots import Usage
 
 Reasons = tuple[Reason, ...]
+NOT_ASKED: Reasons = (Reason("policy-error", "policy", "policy was not asked", "an answer", "policies"),)
 
 
 class Facts:
@@ -33,6 +37,13 @@ class Facts:
         self._kept: dict[tuple[str | int, ...], Reasons] = {}
         self._usage: dict[tuple[str, str], Usage] = {}
         self._needs: dict[tuple[str, str], tuple[tuple[str, Decimal, Decimal], ...]] = {}
+
+    @cached_property
+    def with_one_node(self) -> Facts:
+        """The facts if the request were of one node; what policy was not asked then counts as no."""
+        resources = self.scene.request.resources.model_copy(update={"nodes": 1})
+        scene = replace(self.scene, request=self.scene.request.model_copy(update={"resources": resources}))
+        return Facts(scene, Pricer(scene), defaultdict(lambda: NOT_ASKED, self.verdicts))
 
     def kept(self, key: tuple[str | int, ...], make: Callable[[], Reasons]) -> Reasons:
         """The reasons under the key, made once."""

@@ -7,10 +7,14 @@ from decimal import Decimal
 
 from flows.core.canonical import instant, plain
 from flows.core.placement.decision import RELAXATION_ORDER, Kind, Reason, Relaxation
+from flows.core.placement.fields import MAX_NUMBER
 from flows.core.placement.filters import Facts, cordoned_for
+from flows.core.placement.scene import LONGEST_WINDOW
 from flows.core.placement.score import Candidate
 from flows.core.placement.slots import ceil_seconds, seconds_between
 
+MAX_AGE_HOURS = 1_000_000
+"""No catalog may be older by its own word."""
 KIND_RANK: Mapping[Kind, int] = {kind: index for index, kind in enumerate(RELAXATION_ORDER)}
 
 
@@ -21,7 +25,7 @@ def nearness(candidate: Candidate, reasons: Iterable[Reason]) -> tuple[object, .
 
 
 def relaxation(candidate: Candidate, reasons: tuple[Reason, ...], facts: Facts) -> Relaxation | None:
-    """What would have let it in; None if it fails several rules, or one that nobody can relax."""
+    """What would have let it in; None if it fails several rules, or one that nobody can relax, or needs more than can be written there."""
     if len({reason.rule for reason in reasons}) != 1:
         return None
     change = RELAX[reasons[0].kind](candidate, reasons, facts)
@@ -35,6 +39,8 @@ def relaxation(candidate: Candidate, reasons: tuple[Reason, ...], facts: Facts) 
 
 def _budget(candidate: Candidate, reasons: tuple[Reason, ...], facts: Facts) -> str | None:
     request, needed = facts.scene.request, candidate.usd_p90
+    if needed > MAX_NUMBER:
+        return None
     left = facts.scene.conditions.budget_left_usd.get(request.workload)
     changes = [
         f"{path}: {plain(limit)} -> {plain(needed)}"
@@ -46,7 +52,7 @@ def _budget(candidate: Candidate, reasons: tuple[Reason, ...], facts: Facts) -> 
 
 def _time(candidate: Candidate, reasons: tuple[Reason, ...], facts: Facts) -> str | None:
     deadline = facts.scene.deadline
-    if deadline is None or reasons[0].rule != "deadline":
+    if deadline is None or reasons[0].rule != "deadline" or candidate.safe_at - facts.scene.slots[0] > LONGEST_WINDOW:
         return None
     return f"window.deadline: {instant(deadline)} -> {instant(candidate.safe_at)}"
 
@@ -57,7 +63,8 @@ def _latency(candidate: Candidate, reasons: tuple[Reason, ...], facts: Facts) ->
         return None
     rows = [facts.scene.estate.latency_by_pair[country, candidate.lane.site.id] for country in target.from_]
     slowest = max((row.p50_ms if target.percentile == 50 else row.p99_ms) or Decimal(0) for row in rows)
-    return f"latency.max_ms: {plain(target.max_ms)} -> {plain(slowest + target.service_ms)}"
+    needed = slowest + target.service_ms
+    return f"latency.max_ms: {plain(target.max_ms)} -> {plain(needed)}" if needed <= MAX_NUMBER else None
 
 
 def _capacity(candidate: Candidate, reasons: tuple[Reason, ...], facts: Facts) -> str | None:
@@ -71,6 +78,8 @@ def _capacity(candidate: Candidate, reasons: tuple[Reason, ...], facts: Facts) -
         return f"conditions.cooling.{lane.pool.name}: {'null' if until is None else instant(until)} -> {instant(candidate.start)}"
     for resource, need, limit in facts.needs(lane.pool, lane.offer):
         total = facts.usage(lane.pool.name, resource).peak(candidate.run_from, candidate.finish_p90) + need
+        if total > MAX_NUMBER:
+            return None
         if total > limit:
             changes.append(f"estate.pools.{lane.pool.name}.capacity.{resource}: {plain(limit)} -> {plain(total)}")
     return "; ".join(changes)
@@ -105,10 +114,10 @@ def _restrict(candidate: Candidate, reasons: tuple[Reason, ...], facts: Facts) -
 
 def _data(candidate: Candidate, reasons: tuple[Reason, ...], facts: Facts) -> str | None:
     catalog, at = facts.scene.catalog, facts.scene.at
-    if reasons[0].rule != "stale-catalog" or at < catalog.as_of or not catalog.stale_at(at):
+    if reasons[0].rule != "stale-catalog" or len(reasons) > 1 or at < catalog.as_of or not catalog.stale_at(at):
         return None
     age = Decimal(-(-ceil_seconds(seconds_between(catalog.as_of, at)) // 3600))
-    return f"catalog.max_age_hours: {plain(catalog.max_age_hours)} -> {plain(age)}"
+    return f"catalog.max_age_hours: {plain(catalog.max_age_hours)} -> {plain(age)}" if age <= MAX_AGE_HOURS else None
 
 
 def _policy(candidate: Candidate, reasons: tuple[Reason, ...], facts: Facts) -> str | None:

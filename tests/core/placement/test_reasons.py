@@ -10,6 +10,7 @@ import pytest
 
 from flows.core.placement.decision import Reason
 from flows.core.placement.relax import nearness
+from flows.core.placement.request import Resources
 from flows.core.placement.scene import resolve
 from flows.core.placement.score import Pricer
 from tests.core.placement.world import AT, FREE_EGRESS, catalog, conditions, decide, estate, offer, pool, relaxation_of, request, site
@@ -324,6 +325,17 @@ def test_off_peak_windows_count_their_minutes() -> None:
     assert found is not None and found.usd.compute == Decimal("1.75")
 
 
+HOUR = {"p50_hours": 1, "p90_hours": 1}
+FEBRUARY = {"deadline": "2026-02-01T00:00:00Z"}
+SAID_ELSEWHERE = {"classification": "confidential", "residency": ["EU"]}
+IMPORTED = {
+    "name": "ehr",
+    "home": "fra",
+    "size_gb": 10,
+    "label": SAID_ELSEWHERE,
+    "imported": [{"source": "atlas", "label": SAID_ELSEWHERE, "as_of": "2026-01-01T00:00:00Z", "max_age_hours": 24}],
+}
+
 RELAXED: dict[str, tuple[dict[str, Any], str | None]] = {
     "latency at p50": (
         {"asked": scoring(max_ms=34.5), "where": estate(pools=[pool("fra-k8s", "fra")], latency=NEAR)},
@@ -381,6 +393,43 @@ RELAXED: dict[str, tuple[dict[str, Any], str | None]] = {
         "restrict.sites: [iad, muc] -> [fra, iad, muc]",
     ),
     "horizon": ({"asked": request(runtime={"p50_hours": 1, "p90_hours": 87_600}), "where": only(startup_minutes=1)}, None),
+    "the highest age": ({"where": only(), "labels": catalog(as_of="1911-12-08T15:00:00Z")}, "catalog.max_age_hours: 24 -> 1000000"),
+    "a higher age": ({"where": only(), "labels": catalog(as_of="1911-12-08T14:59:59Z")}, None),
+    "stale import": ({"where": only(), "labels": catalog(IMPORTED)}, None),
+    "stale catalog and import": ({"where": only(), "labels": catalog(IMPORTED, as_of="2026-01-01T00:00:00Z")}, None),
+    "the highest budget": (
+        {"asked": request(budget_usd=1, runtime=HOUR), "where": only(offers=[offer("fra", price=10**9)])},
+        "budget_usd: 1 -> 1000000000",
+    ),
+    "a higher budget": (
+        {"asked": request(budget_usd=1, runtime=HOUR), "where": only(offers=[offer("fra", price=10**9)], startup_minutes=1)},
+        None,
+    ),
+    "the latest deadline": (
+        {"asked": request(window=FEBRUARY, runtime={"p50_hours": 8784, "p90_hours": 8784}), "where": only()},
+        "window.deadline: 2026-02-01T00:00:00Z -> 2027-01-06T07:00:00Z",
+    ),
+    "the latest deadline from then on": (
+        {
+            "asked": request(window={**FEBRUARY, "earliest": "2026-01-06T07:00:00Z"}, runtime={"p50_hours": 8784, "p90_hours": 8784}),
+            "where": only(),
+        },
+        "window.deadline: 2026-02-01T00:00:00Z -> 2027-01-07T07:00:00Z",
+    ),
+    "a later deadline": (
+        {"asked": request(window=FEBRUARY, runtime={"p50_hours": 8784, "p90_hours": 8784}), "where": only(startup_minutes=1)},
+        None,
+    ),
+    "the slowest": (
+        {"asked": scoring(service_ms=10**9 - 20), "where": estate(pools=[pool("fra-k8s", "fra")], latency=NEAR)},
+        "latency.max_ms: 60 -> 1000000000",
+    ),
+    "slower": ({"asked": scoring(service_ms=10**9), "where": estate(pools=[pool("fra-k8s", "fra")], latency=NEAR)}, None),
+    "the most nodes": (
+        {"where": only(capacity={"nodes": 1}), "moment": reserved({"nodes": 10**9 - 1})},
+        "estate.pools.fra-k8s.capacity.nodes: 1 -> 1000000000",
+    ),
+    "more nodes": ({"where": only(capacity={"nodes": 1}), "moment": reserved({"nodes": 10**9})}, None),
 }
 
 
@@ -416,6 +465,75 @@ def test_the_price_of_a_relaxation_is_that_under_the_deadline_it_needs(deadline:
     where = only(offers=[offer("fra", price=4, SpotPrice=1)], spot=True, spot_interruptions_per_hour=0, startup_minutes=0)
     (row,) = decide(asked, where).rejected
     assert row.relaxation is not None and row.relaxation.would_cost_usd == usd
+
+
+def cheaper(since: str, multiplier: float, *offers: dict[str, Any], **more: Any) -> Any:
+    """An estate with one pool, at `fra`, where it is cheaper until six."""
+    off_peak = [{"from": since, "to": "06:00", "multiplier": multiplier}]
+    return estate(sites=[site("fra", off_peak=off_peak)], pools=[pool("fra-k8s", "fra", **more)], offers=offers or [offer("fra", price=3)])
+
+
+ONE_NODE: dict[str, tuple[Any, Any]] = {
+    "on demand": (request(resources={"nodes": 4}), only(type="ecs")),
+    "spot, less often interrupted": (
+        request(resources={"nodes": 4}, interruptible=True),
+        only(type="ecs", offers=[offer("fra", price=3, SpotPrice=1)], **{**SPOTTY, "spot_interruptions_per_hour": 0.2}),
+    ),
+    "spot, which pays for one node": (
+        request(resources={"nodes": 9}, interruptible=True),
+        only(type="ecs", offers=[offer("fra", price=1, SpotPrice=0.5)], spot=True, spot_interruptions_per_hour=0.2),
+    ),
+    "at once, since waiting saves less than it costs": (
+        request(resources={"nodes": 4}, objective={"usd_per_hour_of_delay": 0.5}),
+        cheaper("08:00", 0.95, type="ecs"),
+    ),
+    "spot that ends on one node only": (
+        request(resources={"nodes": 5}, interruptible=True),
+        only(type="ecs", offers=[offer("fra", price=3, SpotPrice=0.0001)], spot=True, spot_interruptions_per_hour=2.5),
+    ),
+}
+
+
+@pytest.mark.parametrize("case", ONE_NODE)
+def test_the_price_of_one_node_is_that_of_the_pool_if_one_node_is_asked_for(case: str) -> None:
+    """On another hour, and on spot or not, if that is then cheaper."""
+    asked, where = ONE_NODE[case]
+    (row,) = decide(asked, where).rejected
+    found = decide(asked.model_copy(update={"resources": Resources()}), where).chosen
+    assert row.relaxation is not None and found is not None
+    assert row.relaxation.change.startswith("resources.nodes: ")
+    assert row.relaxation.would_cost_usd == found.usd.total
+
+
+def test_one_node_that_ends_when_other_facts_hold_than_policy_was_asked_about_is_not_promised() -> None:
+    """On spot it would take a month, in which a certificate ends; on demand it would not."""
+    where = estate(
+        sites=[site("fra", certifications={"hipaa": "2026-01-31"})],
+        pools=[pool("fra-k8s", "fra", type="ecs", spot=True, spot_interruptions_per_hour=2.5)],
+        offers=[offer("fra", price=3, SpotPrice=0.0001)],
+    )
+    (row,) = decide(request(resources={"nodes": 5}, interruptible=True), where).rejected
+    assert row.relaxation is not None and row.relaxation.would_cost_usd == 6
+
+
+@pytest.mark.parametrize(("interruptions", "rule"), [(7, "spot"), (5, "horizon")])
+def test_where_spot_never_ends_on_demand_is_let_in(interruptions: int, rule: str) -> None:
+    """The row says what is wrong with spot, and the change what lets the pool in: at the price of its cheapest offer and hour."""
+    offers = offer("fra", "cheap", 4, SpotPrice=2), offer("fra", "dear", 5, SpotPrice=1)
+    where = cheaper("22:00", 0.5, *offers, spot=True, spot_interruptions_per_hour=interruptions)
+    asked = request(interruptible=True, restrict={"spot": True}, runtime={"p50_hours": 3, "p90_hours": 3})
+    (row,) = decide(asked, where).rejected
+    assert [reason.rule for reason in row.reasons] == [rule]
+    assert row.relaxation is not None
+    assert (row.relaxation.change, row.relaxation.would_cost_usd) == ("restrict.spot: true -> null", 6)
+
+
+def test_what_else_fails_on_demand_stays_without_a_change() -> None:
+    """Two rules: no single change helps."""
+    where = only(offers=[offer("fra", price=4, SpotPrice=1)], **SPOTTY)
+    (row,) = decide(request(interruptible=True, restrict={"spot": True}, budget_usd=11, resources={"cpus": 8}), where).rejected
+    assert [reason.rule for reason in row.reasons] == ["spot"]
+    assert row.relaxation is None
 
 
 def test_reservations_add_up_and_end_together() -> None:
