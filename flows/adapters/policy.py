@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import UTC, date, datetime
+from datetime import UTC, date
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
@@ -45,7 +45,7 @@ class Ruling:
 
 @dataclass(slots=True)
 class Batch:
-    """Questions that can share one set of entities: no pool with two sets of facts, no user with two sets of roles."""
+    """Questions that can share one set of entities: of one day, no pool with two sets of facts, no user with two sets of roles."""
 
     day: date
     pools: dict[str, PoolFacts] = field(default_factory=dict)
@@ -56,7 +56,7 @@ class Batch:
         """Whether the question agrees with what is here."""
         pool, principal = question.pool, question.principal
         same_pool = self.pools.get(pool.name, pool) == pool
-        return self.day == _day(question.at) and same_pool and self.users.get(principal.user, principal) == principal
+        return self.day == question.day and same_pool and self.users.get(principal.user, principal) == principal
 
     def add(self, place: int, question: Question) -> None:
         """Take the question in."""
@@ -128,8 +128,9 @@ class CedarPolicy:
 
     @cached_property
     def last_days(self) -> frozenset[date]:
-        """When the dated exceptions end."""
-        return frozenset(row.until for row in self._book.data.exceptions)
+        """When the dated exceptions and the approvals of images end."""
+        data = self._book.data
+        return frozenset(row.until for row in data.exceptions) | {row.until for row in data.images if row.until is not None}
 
     def ask(self, questions: Sequence[Question]) -> list[Answer]:
         """One answer for each question, in order, with all reasons of a refusal, or with the exceptions that it needed."""
@@ -161,7 +162,7 @@ class CedarPolicy:
         for place, question in enumerate(questions):
             batch = next((batch for batch in batches if batch.takes(question)), None)
             if batch is None:
-                batch = Batch(_day(question.at))
+                batch = Batch(question.day)
                 batches.append(batch)
             batch.add(place, question)
         found: dict[int, Ruling] = {}
@@ -173,7 +174,7 @@ class CedarPolicy:
 
     def request_of(self, question: Question, exceptions: Iterable[str] = ()) -> Json:
         """The question as a Cedar request, with what the list of images says of its image."""
-        return request_of(question, approved=self._book.data.approves(question.image, _day(question.at)), exceptions=exceptions)
+        return request_of(question, approved=self._book.data.approves(question.image, question.day), exceptions=exceptions)
 
     def without(self, id_: str) -> CedarPolicy:
         """The same rules but one: what the table of cases must notice."""
@@ -295,10 +296,6 @@ def request_of(question: Question, *, approved: bool = False, exceptions: Iterab
 
 def _uid(kind: str, id_: str) -> Json:
     return {"type": kind, "id": id_}
-
-
-def _day(at: datetime) -> date:
-    return at.astimezone(UTC).date()
 
 
 def _one_line(error: object) -> str:

@@ -12,8 +12,11 @@ from flows.adapters.policy_proof import paths, without
 from flows.core.errors import UserError
 from flows.core.governance.blocs import Adequacy, Blocs
 from flows.core.governance.labels import Classification, Label
+from flows.core.placement import against_pool, place
 from flows.core.placement.policy import PoolFacts, Question
 from flows.core.placement.request import Principal
+from tests.core.placement.world import BLOCS as WORLD_BLOCS
+from tests.core.placement.world import catalog, conditions, estate, request
 
 SHIPPED = Path(__file__).parents[2] / "deployments" / "policies"
 BLOCS = Blocs(
@@ -93,6 +96,38 @@ def test_answers_go_to_an_adequate_country_only_while_the_decision_holds(policy:
     last = datetime(2026, 12, 31, 23, 59, tzinfo=UTC)
     after = datetime(2027, 1, 1, tzinfo=UTC)
     assert [answer.allowed for answer in policy.ask([replace(to_gb, at=last), replace(to_gb, at=after)])] == [True, False]
+
+
+def test_the_last_day_of_a_run_is_judged_and_not_its_first(policy: CedarPolicy) -> None:
+    """Of two runs from the same instant, the one that goes on past the decision's last day may not answer to Great Britain."""
+    personal = Label(classification=Classification.INTERNAL, regimes=frozenset({"gdpr"}), residency=frozenset({"anywhere"}))
+    to_gb = replace(SERVING, label=personal, to="GB")
+    ends, goes_on = replace(to_gb, through=date(2026, 12, 31)), replace(to_gb, through=date(2027, 1, 1))
+    answers = policy.ask([ends, goes_on, ends])
+    assert [[reason.rule for reason in answer.reasons] for answer in answers] == [[], ["gdpr-serve"], []]
+
+
+def test_a_run_answers_to_an_adequate_country_only_if_it_ends_in_time() -> None:
+    """Under the shipped rules: adequacy must hold through the end at p90, and for the worker's question on the day that it asks."""
+    where = estate(
+        blocs={**WORLD_BLOCS, "adequacy": {"GB": {"until": "2026-01-05"}}},
+        latency=[{"country": "GB", "site": "fra", "p50_ms": 1, "p99_ms": 2}],
+    )
+    policy = CedarPolicy.load(SHIPPED, where.blocs)
+    personal = {"classification": "internal", "regimes": ["gdpr"], "residency": "anywhere"}
+    labels = catalog({"name": "ehr", "home": "fra", "size_gb": 1, "label": personal})
+    asked = request(step="score", latency={"from": ["GB"], "max_ms": 50}, restrict={"pools": ["fra-k8s"]})
+    early, late, after = (datetime(2026, 1, day, hour, tzinfo=UTC) for day, hour in ((5, 7), (5, 22), (6, 0)))
+
+    decided = place(asked, where, policy, labels, conditions(), early)
+    assert decided.chosen is not None and decided.chosen.finish_p90.date() == early.date()
+    refused = place(asked, where, policy, labels, conditions(), late)
+    assert refused.chosen is None
+    assert {reason.rule for row in refused.rejected if row.site == "fra" for reason in row.reasons} == {"gdpr-serve"}
+
+    assert against_pool(asked, where, policy, labels, "fra-k8s", late) == ()
+    assert [reason.rule for reason in against_pool(asked, where, policy, labels, "fra-k8s", late, after)] == ["gdpr-serve"]
+    assert [reason.rule for reason in against_pool(asked, where, policy, labels, "fra-k8s", after)] == ["gdpr-serve"]
 
 
 def test_an_offset_changes_nothing(policy: CedarPolicy) -> None:

@@ -145,6 +145,37 @@ def test_production_runs_only_approved_images(rules: Path, image: str, more: str
     assert [reason.rule for reason in answer.reasons] == ([] if allowed else ["approved-image"])
 
 
+def test_an_image_must_be_approved_through_the_last_day(rules: Path) -> None:
+    """Approved on the day that the run starts is not enough."""
+    policy = approving(rules, ", until: 2026-06-01")
+    asked = replace(ASKED, pool=replace(BARE, customer_managed_keys=True), environment="prod", image=DIGEST)
+    answers = policy.ask([asked, replace(asked, through=date(2026, 6, 2))])
+    assert [[reason.rule for reason in answer.reasons] for answer in answers] == [[], ["approved-image"]]
+
+
+def test_the_last_days_are_those_of_exceptions_and_images(rules: Path) -> None:
+    """What holds until it is taken off the list has none."""
+    assert granting(rules, GRANTED).last_days == {date(2026, 6, 30)}
+    assert approving(rules, ", until: 2026-06-01").last_days == {date(2026, 6, 1), date(2026, 6, 30)}
+    assert approving(rules).last_days == {date(2026, 6, 30)}
+
+
+@pytest.mark.parametrize(
+    ("until", "at", "starts"),
+    [("2026-01-05", "T07", True), ("2026-01-05", "T22", False), ("2026-01-06", "T22", True)],
+    ids=["ends that day", "ends the day after", "approved a day longer"],
+)
+def test_a_run_is_placed_only_while_its_image_stays_approved(rules: Path, until: str, at: str, starts: bool) -> None:
+    """In production the image's approval must hold through the end at p90, three hours later."""
+    policy = approving(rules, f", until: {until}")
+    asked, now = request(environment="prod", image=DIGEST), datetime.fromisoformat(f"2026-01-05{at}:00:00Z")
+    decided = place(asked, estate(), policy, catalog(), conditions(), now)
+    assert (decided.chosen is not None) is starts
+    assert {reason.rule for row in decided.rejected if row.site == "fra" for reason in row.reasons} == (
+        set() if starts else {"approved-image"}
+    )
+
+
 @pytest.mark.parametrize("file", ["approved_images.yaml", "exceptions.yaml"])
 def test_without_its_list_nothing_is_approved_or_excepted(rules: Path, file: str) -> None:
     """A missing file is an empty list."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
 from datetime import date
 
 from flows.core.governance.labels import PUBLIC, Label
@@ -48,22 +47,22 @@ class Verdicts(dict[tuple[str, int], tuple[Reason, ...]]):
     excepted: tuple[str, ...] = ()
 
 
-def questions(scene: Scene, pool: Pool, era: int, *, dated: bool = False) -> Iterator[Question]:
+def questions(scene: Scene, pool: Pool, era: int, through: date, *, named: bool) -> Iterator[Question]:
     """What must be allowed for the request to run on the pool and end in the era.
 
     Per dataset `process`, and `transfer` + `store` if its home is elsewhere; per output `store` at its home, and `transfer` if that
-    is elsewhere; `serve` per country of users. Without datasets: `process` of public data. `dated`: with what exceptions go by.
+    is elsewhere; `serve` per country of users. Without datasets: `process` of public data. `through` is the last day that dated facts must
+    cover; `named`: with the names of datasets, which only exceptions go by.
     """
     site = scene.site_of(pool)
     here = facts(scene, site, pool, era)
 
     def ask(action: Action, label_of: str | None, where: PoolFacts, to: str) -> Question:
         label = PUBLIC if label_of is None else scene.label(label_of, era) or UNKNOWN
-        return about(scene, action, label, where, to, label_of)
+        return about(action, label, where, to, label_of)
 
-    def about(scene: Scene, action: Action, label: Label, where: PoolFacts, to: str, dataset: str | None) -> Question:
-        question = _question(scene, action, label, where, to)
-        return replace(question, dataset=dataset or "", through=scene.day_of(era)) if dated else question
+    def about(action: Action, label: Label, where: PoolFacts, to: str, dataset: str | None) -> Question:
+        return _question(scene, action, label, where, to, dataset or "" if named else "", through)
 
     names: list[str | None] = [use.name for use in scene.inputs]
     for name in names or [None]:
@@ -79,14 +78,14 @@ def questions(scene: Scene, pool: Pool, era: int, *, dated: bool = False) -> Ite
     written = scene.output_label(era) or UNKNOWN
     for output in scene.outputs:
         if output.home in (None, site.id):
-            yield about(scene, "store", written, here, here.country, output.name)
+            yield about("store", written, here, here.country, output.name)
         elif known_place(home := scene.estate.site_by_id[output.home or site.id]):
             there = facts(scene, home, None, era)
-            yield about(scene, "transfer", written, there, there.country, output.name)
-            yield about(scene, "store", written, there, there.country, output.name)
+            yield about("transfer", written, there, there.country, output.name)
+            yield about("store", written, there, there.country, output.name)
 
 
-def _question(scene: Scene, action: Action, label: Label, where: PoolFacts, to: str) -> Question:
+def _question(scene: Scene, action: Action, label: Label, where: PoolFacts, to: str, dataset: str, through: date) -> Question:
     request = scene.request
     return Question(
         action=action,
@@ -99,6 +98,8 @@ def _question(scene: Scene, action: Action, label: Label, where: PoolFacts, to: 
         image=request.image or "",
         at=scene.at,
         to=to,
+        dataset=dataset,
+        through=through,
     )
 
 
@@ -115,11 +116,13 @@ def against(question: Question, answer: Answer | None) -> tuple[Reason, ...]:
 def verdicts(scene: Scene, policy: Policy, wanted: Iterable[tuple[Pool, int]]) -> Verdicts:
     """Policy's reasons against each pool in each era, in one batch of distinct questions.
 
-    Dated exceptions count only if the scene's eras end where they end.
+    Dated facts count only if the scene's eras end where those of policy end.
     """
-    dated = bool(policy.last_days) and {day for day in policy.last_days if day >= scene.at.date()} <= set(scene.boundaries)
+    dated, named = {day for day in policy.last_days if day >= scene.at.date()} <= set(scene.boundaries), bool(policy.last_days)
     needed = {
-        (pool.name, era): list(questions(scene, pool, era, dated=dated)) if known_place(scene.site_of(pool)) else []
+        (pool.name, era): list(questions(scene, pool, era, scene.day_of(era) if dated else date.max, named=named))
+        if known_place(scene.site_of(pool))
+        else []
         for pool, era in sorted(wanted, key=lambda pair: (pair[0].name, pair[1]))
     }
     distinct = list(dict.fromkeys(question for asked in needed.values() for question in asked))

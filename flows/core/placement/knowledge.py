@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import UTC, datetime, time
 
 from flows.core.canonical import instant, plain
 from flows.core.placement.decision import Reason
@@ -12,7 +13,7 @@ from flows.core.placement.scene import Scene, known_country
 
 def unknowns(scene: Scene, site: Site, era: int) -> tuple[Reason, ...]:
     """Reasons of kind `data` against the site for a run that ends in the era: unknown datasets, countries, and facts that are too old."""
-    return (*_datasets(scene, site, era), *_countries(scene, site), *_stale(scene))
+    return (*_datasets(scene, site, era), *_countries(scene, site), *_stale(scene, era))
 
 
 def _datasets(scene: Scene, site: Site, era: int) -> Iterator[Reason]:
@@ -44,11 +45,12 @@ def _countries(scene: Scene, site: Site) -> Iterator[Reason]:
             yield Reason("unknown-country", "data", f"users in {country}", "an ISO 3166 country", "request: latency.from")
 
 
-def _stale(scene: Scene) -> Iterator[Reason]:
+def _stale(scene: Scene, era: int) -> Iterator[Reason]:
     if scene.catalog.stale_at(scene.at):
         limit = f"within {plain(scene.catalog.max_age_hours)} h of the decision"
         yield Reason("stale-catalog", "data", f"as of {instant(scene.catalog.as_of)}", limit, "catalog: as_of")
-    for name, one in dict.fromkeys(pair for use in scene.inputs for pair in scene.catalog.imports_of(use.name, scene.at)):
+    end = datetime.combine(scene.day_of(era), time(), UTC)
+    for name, one in dict.fromkeys(pair for use in scene.inputs for pair in scene.catalog.imports_of(use.name, end)):
         if one.stale_at(scene.at):
             seen = f"`{name}` was {f'read at {instant(one.as_of)}' if one.as_of else 'never read'} from `{one.source}`"
             yield Reason("stale-catalog", "data", seen, f"within {plain(one.max_age_hours)} h of the decision", f"bridge: {one.source}")

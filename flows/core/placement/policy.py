@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import date, datetime
+from datetime import UTC, date, datetime
 from typing import TYPE_CHECKING, Literal, Protocol
 
 from flows.core.placement.decision import Reason
@@ -44,8 +44,8 @@ class PoolFacts:
 class Question:
     """May this principal do this action with data of this label at this pool? `to` is the country the data is headed for.
 
-    `dataset` and `through`, the last day that must be covered, are what dated exceptions go by; left out, none applies. `approved`: a
-    person's approval of exactly this is on record and holds.
+    `through` is the last UTC day that dated facts must cover; left out, that of `at`, and no dated exception applies. `dataset` is what
+    exceptions go by besides. `approved`: a person's approval of exactly this is on record and holds.
     """
 
     action: Action
@@ -61,6 +61,11 @@ class Question:
     dataset: str = ""
     through: date | None = None
     approved: bool = False
+
+    @property
+    def day(self) -> date:
+        """The UTC day whose facts decide."""
+        return self.through or self.at.astimezone(UTC).date()
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +83,7 @@ class Answer:
 class Policy(Protocol):
     """A set of rules; `hash` names its exact text, `engine` the name and version of what evaluates it, such as `cedar 4.12.2`.
 
-    `last_days` are the last valid days of its dated exceptions.
+    `last_days` are the last valid days of its dated exceptions and approved images.
     """
 
     @property

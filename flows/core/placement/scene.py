@@ -152,7 +152,7 @@ def resolve(
     needs_runtime: bool = True,
     last_days: Iterable[date] = (),
 ) -> Scene:
-    """The scene of a decision; without `needs_runtime` nothing can be priced in it. `last_days`: when dated exceptions of policy end.
+    """The scene of a decision; without `needs_runtime` nothing can be priced in it. `last_days`: when dated facts of policy end.
 
     Raises:
         UserError: a name or a value that makes no sense in this estate; carries every problem found.

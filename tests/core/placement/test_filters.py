@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 
 import pytest
 
 from flows.core.errors import UserError
+from flows.core.placement.asking import verdicts
 from flows.core.placement.policy import Answer
+from flows.core.placement.scene import resolve
 from tests.core.placement.world import (
     AT,
+    BLOCS,
     TinyPolicy,
     catalog,
     conditions,
@@ -206,6 +209,43 @@ def test_a_declassification_ends_with_its_last_day():
     )
     assert decide(labels=labels).chosen.pool == "iad-k8s"  # type: ignore[union-attr]
     assert rules(decide(labels=labels, at=datetime(2026, 1, 5, 22, tzinfo=UTC)), "iad-k8s") == {"residency"}
+
+
+def test_what_counts_once_a_declassification_is_over_must_be_fresh_too():
+    """Beyond its last day the ancestor's label is back, and with it what another catalog said of that, too long ago."""
+    said = {"classification": "internal", "residency": "anywhere"}
+    imported = [{"source": "atlas", "label": said, "as_of": "2026-01-01T00:00:00Z", "max_age_hours": 24}]
+    granted = {"to": said, "reason": "k-anonymous", "approver": "dpo", "until": "2026-01-05"}
+    labels = catalog(
+        {"name": "raw", "home": "fra", "size_gb": 1, "label": said, "imported": imported},
+        {"name": "ehr", "home": "fra", "size_gb": 1, "derived_from": ["raw"], "declassified": granted},
+    )
+    assert decide(labels=labels).chosen is not None
+    assert rules(decide(labels=labels, at=datetime(2026, 1, 5, 22, tzinfo=UTC)), "fra-k8s") == {"stale-catalog"}
+
+
+def test_policy_is_told_the_last_day_that_must_be_covered():
+    """A slot whose run ends after the last day of any dated fact is asked about apart; the questions of one era differ in nothing else."""
+    policy = TinyPolicy()
+    decide(where=estate(blocs={**BLOCS, "adequacy": {"GB": {"until": "2026-01-05"}}}), policy=policy)
+    (asked,) = policy.batches
+    assert {question.through for question in asked} == {date(2026, 1, 5), date(2026, 1, 6)}
+    assert len(asked) == 2 * len({(question.action, question.pool.name) for question in asked})
+
+
+@pytest.mark.parametrize(("last", "eras"), [("2026-01-04", 1), ("2026-01-05", 2), ("2026-01-06", 1), ("2031-12-27", 1)])
+def test_what_ends_outside_the_window_is_not_asked_about(last, eras):
+    """No run on offer ends after the sixth: a day before the fifth or after it splits nothing."""
+    policy, usual = TinyPolicy(last_days=frozenset({date.fromisoformat(last)})), TinyPolicy()
+    assert decide(policy=policy).to_json() == decide(policy=usual).to_json()
+    assert len(policy.batches[0]) == eras * len(usual.batches[0])
+
+
+def test_where_eras_ignore_the_days_of_policy_nothing_dated_counts():
+    """A scene that was resolved without them cannot say through which day a fact of policy holds."""
+    policy = TinyPolicy(last_days=frozenset({date(2026, 1, 5)}))
+    verdicts(resolve(request(), estate(), catalog(), conditions(), AT), policy, [(estate().pools[0], 0)])
+    assert {question.through for question in policy.batches[0]} == {date.max}
 
 
 def test_datasets_that_may_be_together_nowhere_are_named():

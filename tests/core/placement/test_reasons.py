@@ -393,8 +393,8 @@ RELAXED: dict[str, tuple[dict[str, Any], str | None]] = {
         "restrict.sites: [iad, muc] -> [fra, iad, muc]",
     ),
     "horizon": ({"asked": request(runtime={"p50_hours": 1, "p90_hours": 87_600}), "where": only(startup_minutes=1)}, None),
-    "the highest age": ({"where": only(), "labels": catalog(as_of="1911-12-08T15:00:00Z")}, "catalog.max_age_hours: 24 -> 1000000"),
-    "a higher age": ({"where": only(), "labels": catalog(as_of="1911-12-08T14:59:59Z")}, None),
+    "the highest age": ({"where": only(), "at": AT + timedelta(hours=999_999)}, "catalog.max_age_hours: 24 -> 1000000"),
+    "a higher age": ({"where": only(), "at": AT + timedelta(hours=999_999, seconds=1)}, None),
     "stale import": ({"where": only(), "labels": catalog(IMPORTED)}, None),
     "stale catalog and import": ({"where": only(), "labels": catalog(IMPORTED, as_of="2026-01-01T00:00:00Z")}, None),
     "the highest budget": (
