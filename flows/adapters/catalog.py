@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -46,20 +46,27 @@ def read_catalog(path: Path, *, as_of: datetime | None = None) -> CatalogFiles:
     Raises:
         UserError: as `load_catalog`.
     """
-    documents = [load_yaml(file) for file in _files(path)]
+    documents: list[Declared] = []
     parts: list[CatalogPart] = []
     problems: list[Problem] = []
-    for document in documents:
+    for file in _files(path):
         try:
+            document = load_yaml(file)
             parts.append(validate(CatalogPart, document))
+            documents.append(document)
         except UserError as error:
             problems += error.problems
     if problems:
         raise UserError(problems=problems)
     merged = _merged(path, documents, parts)
-    if doubled := _doubled(merged):
-        raise UserError(problems=doubled)
-    catalog = validate(Catalog, merged)
+    problems = [*_doubled_workloads(documents), *_doubled(merged)]
+    told = {(problem.file, problem.line, problem.field) for problem in problems}
+    try:
+        catalog = validate(Catalog, merged)
+    except UserError as error:
+        problems += [problem for problem in error.problems if (problem.file, problem.line, problem.field) not in told]
+    if problems:
+        raise UserError(problems=problems)
     return CatalogFiles(catalog if as_of is None else catalog.model_copy(update={"as_of": as_of}), merged)
 
 
@@ -88,10 +95,7 @@ def _merged(path: Path, documents: Sequence[Declared], parts: Sequence[CatalogPa
                 marks["entries", known[1] + offset, *known[2:]] = mark
             elif known[:1] == ("workloads",):
                 marks.setdefault(known, mark)
-        for name, steps in (document.data.get("workloads") or {}).items():
-            if name in workloads:
-                raise UserError(problems=[document.problem(("workloads", name), f"workload `{name}` twice", fix="keep one")])
-            workloads[name] = steps
+        workloads |= document.data.get("workloads") or {}
     data = {
         "as_of": min(part.as_of for part in parts).isoformat(),
         "max_age_hours": str(min(part.max_age_hours for part in parts)),
@@ -99,6 +103,15 @@ def _merged(path: Path, documents: Sequence[Declared], parts: Sequence[CatalogPa
         "workloads": workloads,
     }
     return Declared(data, str(path), marks)
+
+
+def _doubled_workloads(documents: Sequence[Declared]) -> Iterator[Problem]:
+    seen: set[str] = set()
+    for document in documents:
+        for name in document.data.get("workloads") or {}:
+            if name in seen:
+                yield document.problem(("workloads", name), f"workload `{name}` twice", fix="keep one")
+            seen.add(name)
 
 
 def _doubled(document: Declared) -> list[Problem]:
@@ -109,7 +122,7 @@ def _doubled(document: Declared) -> list[Problem]:
         if name in first:
             mark = document.mark(first[name])
             problems.append(
-                document.problem(("entries", index), f"dataset `{name}` twice, first at {mark.file}:{mark.line}", fix="keep one")
+                document.problem(("entries", index, "name"), f"dataset `{name}` twice, first at {mark.file}:{mark.line}", fix="keep one")
             )
-        first.setdefault(name, ("entries", index))
+        first.setdefault(name, ("entries", index, "name"))
     return problems

@@ -6,9 +6,11 @@ import csv
 import difflib
 import io
 import json
+import os
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from decimal import Decimal
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,9 +19,22 @@ from pydantic.errors import PydanticInvalidForJsonSchema
 
 from flows.adapters.yaml_marks import Mark, dotted, parse
 from flows.adapters.yaml_marks import Path as DataPath
+from flows.core.canonical import plain
 from flows.core.errors import Problem, UserError
 
 T = TypeVar("T")
+
+KEY = "[key]"
+"""How pydantic ends the location of a key that does not fit."""
+SHOULD = re.compile(r"^\w+ should (?:be|have|match) (.*?)(?: after validation, not \d+)?$", re.DOTALL)
+KINDS = {
+    "string": "text",
+    "number": "a number",
+    "integer": "a whole number",
+    "array": "a list",
+    "object": "a mapping",
+    "boolean": "true or false",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,10 +73,11 @@ def read_text(path: Path) -> str:
         UserError: there is no such file, or it is not UTF-8 text.
     """
     try:
-        return path.read_text(encoding="utf-8-sig")
+        with open(path, encoding="utf-8-sig", opener=_opened) as stream:
+            return stream.read()
     except (FileNotFoundError, NotADirectoryError):
         raise UserError("no such file", file=str(path), fix="check the path, or write the file") from None
-    except (IsADirectoryError, PermissionError) as error:
+    except OSError as error:
         raise UserError(
             f"cannot be read: {(error.strerror or str(error)).lower()}", file=str(path), fix="name a file that you may read"
         ) from None
@@ -69,6 +85,13 @@ def read_text(path: Path) -> str:
         raise UserError(
             "not UTF-8 text", file=str(path), line=error.object[: error.start].count(b"\n") + 1, fix="save the file as UTF-8"
         ) from None
+
+
+def _opened(name: str, flags: int) -> int:
+    """Without waiting for whoever might write to a pipe that nobody writes to: it is empty."""
+    handle = os.open(name, flags | os.O_NONBLOCK)
+    os.set_blocking(handle, True)
+    return handle
 
 
 def load_documents(path: Path) -> list[Declared]:
@@ -166,8 +189,8 @@ def validate(model: type[T] | TypeAdapter[T], declared: Declared, *, strict: boo
     adapter: TypeAdapter[T] = model if isinstance(model, TypeAdapter) else TypeAdapter(model)
     try:
         if strict:
-            return adapter.validate_json(json.dumps(declared.data), strict=True)
-        return adapter.validate_python(declared.data)
+            return adapter.validate_json(json.dumps(declared.data), strict=True, by_alias=True, by_name=False)
+        return adapter.validate_python(declared.data, by_alias=True, by_name=False)
     except ValidationError as error:
         raise UserError(problems=_problems(error, declared, adapter)) from None
 
@@ -177,13 +200,38 @@ def _problems(error: ValidationError, declared: Declared, adapter: TypeAdapter[A
         schema = adapter.json_schema()
     except PydanticInvalidForJsonSchema:
         schema = {}
-    return [_problem(dict(found), declared, schema) for found in error.errors(include_url=False)]
+    told = error.errors(include_url=False)
+    longer = {found["loc"][:length] for found in told for length in range(len(found["loc"]))}
+    groups: dict[tuple[DataPath, bool], list[dict[str, Any]]] = {}
+    for found in told:
+        if found["type"] == "too_short" and found["loc"] in longer:
+            continue
+        inside = _inside(found["loc"], declared.data)
+        ours = len(inside) == len(found["loc"]) or found["loc"][len(inside)] == KEY or found["type"] in ("missing", "extra_forbidden")
+        groups.setdefault((found["loc"] if ours else inside, ours), []).append(dict(found))
+    return [
+        problem
+        for (path, ours), group in groups.items()
+        for problem in ([_problem(one, declared, schema) for one in group] if ours else _union(path, group, declared, schema))
+    ]
+
+
+def _union(path: DataPath, group: list[dict[str, Any]], declared: Declared, schema: dict[str, Any]) -> list[Problem]:
+    """What is wrong with a value of several possible kinds: told of the one that it was meant as, else of all in one problem."""
+    deepest = max((found["loc"] for found in group), key=len)
+    meant = [found for found in group if len(deepest) > len(path) + 1 and found["loc"][: len(path) + 1] == deepest[: len(path) + 1]]
+    other_kind = ("value_error", "literal_error")
+    meant = meant or [found for found in group if not found["type"].endswith("_type") and found["type"] not in other_kind]
+    if meant:
+        return [_problem(found, declared, schema) for found in meant]
+    kinds = [told for choice in _schemas_at(schema, path) if (told := _described(choice))]
+    return [declared.problem(path, f"{_shown(group[0]['input'])} does not fit", expected=" or ".join(dict.fromkeys(kinds)) or None)]
 
 
 def _problem(found: dict[str, Any], declared: Declared, schema: dict[str, Any]) -> Problem:
     context = found.get("ctx") or {}
     path = _real_path((*found["loc"], *context.get("path", ())), declared.data)
-    kind, last = found["type"], found["loc"][-1] if found["loc"] else ""
+    kind, last, is_key = found["type"], found["loc"][-1] if found["loc"] else "", found["loc"][-1:] == (KEY,)
     keys = list(_schema_at(schema, path[:-1]).get("properties", {}))
     if kind == "extra_forbidden":
         return declared.problem(
@@ -192,30 +240,43 @@ def _problem(found: dict[str, Any], declared: Declared, schema: dict[str, Any]) 
     if kind == "missing":
         return declared.problem(path, f"`{last}` is missing", expected=_described(_schema_at(schema, path)), fix=f"add `{last}`")
     if kind in ("enum", "literal_error"):
-        allowed = re.findall(r"'([^']*)'", context.get("expected", ""))
-        fix = _did_you_mean(str(found["input"]), allowed)
-        return declared.problem(path, f"{_shown(found['input'])} is not allowed", expected=f"one of {_ticked(allowed)}", fix=fix)
+        allowed = [text or other for text, other in re.findall(r"'([^']*)'|([\w.-]+\b)(?<!\bor)", context.get("expected", ""))]
+        quoted = found["input"] in allowed and isinstance(found["input"], str)
+        shown, fix = f'`"{found["input"]}"`' if quoted else _shown(found["input"]), _did_you_mean(str(found["input"]), allowed)
+        expected = f"one of {_ticked(allowed)}" if len(allowed) > 1 else _ticked(allowed)
+        return declared.problem(path, f"{shown} is not allowed", expected=expected, fix="take the quotes away" if quoted else fix)
     message = str(found["msg"]).removeprefix("Value error, ").removeprefix("Assertion failed, ")
+    message = re.sub(r"Decimal\('([^']*)'\)", lambda number: plain(Decimal(number[1])), message)
     if kind in ("value_error", "assertion_error") or "path" in context:
         return declared.problem(path, message)
-    if kind == "string_pattern_mismatch" and (told := _schema_at(schema, path).get("description")):
-        return declared.problem(path, f"{_shown(found['input'])} does not fit", expected=told)
+    if kind == "string_pattern_mismatch":
+        named = _schema_at(schema, path[:-1]).get("propertyNames", {}) if is_key else _schema_at(schema, path)
+        return declared.problem(path, f"{_shown(found['input'])} does not fit", expected=named.get("description") or "other characters")
     if kind == "timezone_aware":
         shown = _shown(found["input"])
         return declared.problem(
             path, f"{shown} has no offset", expected="an instant such as `2026-01-05T08:00:00Z`", fix="add `Z` for UTC, or an offset"
         )
-    for start in ("Input should be ", "Input should have ", "String should match ", "String should have ", "Value should have "):
-        if message.startswith(start):
-            verb = "" if start == "Input should be " else start.split()[-1] + " "
-            return declared.problem(path, f"{_shown(found['input'])} does not fit", expected=verb + _lowered(message.removeprefix(start)))
+    if should := SHOULD.match(message):
+        expected = re.sub(r"^(?:a valid|an) (string|integer|array|object|boolean)$", lambda word: KINDS[word[1]], should[1])
+        return declared.problem(path, f"{_shown(found['input'])} does not fit", expected=_lowered(expected))
     return declared.problem(path, f"{_shown(found['input'])} does not fit: {_lowered(message)}")
+
+
+def _inside(loc: DataPath, data: Any) -> DataPath:
+    """The longest beginning of the location that lies in the data."""
+    for position, part in enumerate(loc):
+        known = isinstance(part, int) and part < len(data) if isinstance(data, (list, tuple)) else isinstance(data, dict) and part in data
+        if not known:
+            return loc[:position]
+        data = data[part]
+    return loc
 
 
 def _real_path(loc: Iterable[str | int], data: Any) -> DataPath:
     """The location without pydantic's own words for union members and validators; a missing last key is kept."""
     path: list[str | int] = []
-    parts = list(loc)
+    parts = [part for part in loc if part != KEY]
     for position, part in enumerate(parts):
         inside = (isinstance(data, dict) and part in data) or (isinstance(data, list) and isinstance(part, int) and part < len(data))
         if inside:
@@ -227,40 +288,39 @@ def _real_path(loc: Iterable[str | int], data: Any) -> DataPath:
 
 
 def _schema_at(schema: dict[str, Any], path: DataPath) -> dict[str, Any]:
-    """The JSON schema of the value at the path, or nothing where that cannot be told."""
+    """The JSON schema of the value at the path, of the first kind of several, or nothing where that cannot be told."""
+    return next(iter(_schemas_at(schema, path)), {})
+
+
+def _schemas_at(schema: dict[str, Any], path: DataPath) -> list[dict[str, Any]]:
+    """The JSON schemas of every kind of value that may be at the path."""
     definitions = schema.get("$defs", {})
 
-    def resolved(node: dict[str, Any]) -> dict[str, Any]:
+    def kinds(node: dict[str, Any]) -> list[dict[str, Any]]:
         while "$ref" in node:
             node = definitions.get(node["$ref"].rsplit("/", 1)[-1], {})
-        for choice in node.get("anyOf", ()):
-            if choice.get("type") != "null":
-                return resolved(choice)
-        return node
+        if "anyOf" in node:
+            return [kind for choice in node["anyOf"] if choice.get("type") != "null" for kind in kinds(choice)]
+        return [node]
 
-    node = resolved(schema)
-    for part in path:
+    def under(node: dict[str, Any], part: str | int) -> dict[str, Any]:
         if isinstance(part, int):
-            inner = node.get("items", {})
-        else:
-            extra = node.get("additionalProperties")
-            inner = node.get("properties", {}).get(part) or (extra if isinstance(extra, dict) else {})
-        node = resolved(inner)
-    return node
+            return node.get("items") or {}
+        keyed = [node.get("additionalProperties"), *node.get("patternProperties", {}).values()]
+        return node.get("properties", {}).get(part) or next((inner for inner in keyed if isinstance(inner, dict)), {})
+
+    found = kinds(schema)
+    for part in path:
+        found = [kind for node in found if (inner := under(node, part)) for kind in kinds(inner)]
+    return found
 
 
 def _described(schema: dict[str, Any]) -> str | None:
     if "enum" in schema:
         return f"one of {_ticked(schema['enum'])}"
-    words = {
-        "string": "text",
-        "number": "a number",
-        "integer": "a whole number",
-        "array": "a list",
-        "object": "a mapping",
-        "boolean": "true or false",
-    }
-    told: str | None = schema.get("description") or words.get(str(schema.get("type")))
+    if "const" in schema:
+        return f"`{schema['const']}`"
+    told: str | None = schema.get("description") or KINDS.get(str(schema.get("type")))
     return told.splitlines()[0] if told else None
 
 

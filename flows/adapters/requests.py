@@ -6,6 +6,8 @@ from pathlib import Path
 
 from flows.adapters.declared import Declared, load_documents, load_yaml, validate
 from flows.core.errors import Problem, UserError
+from flows.core.placement.estate import Estate
+from flows.core.placement.names import Unknown, unknown_in_conditions
 from flows.core.placement.request import Conditions, Request
 
 
@@ -55,3 +57,23 @@ def load_conditions(path: Path) -> Conditions:
         UserError: everything that is wrong, each with file, line and field.
     """
     return validate(Conditions, load_yaml(path))
+
+
+def read_conditions(path: Path, estate: Estate) -> tuple[Conditions, list[Problem]]:
+    """As `load_conditions`, with every name in them that the estate does not have.
+
+    Raises:
+        UserError: as `load_conditions`.
+    """
+    document = load_yaml(path)
+    conditions = validate(Conditions, document)
+    return conditions, [unknown_name(one, document) for one in unknown_in_conditions(conditions, estate)]
+
+
+def unknown_name(unknown: Unknown, document: Declared) -> Problem:
+    """The name with the file and line where the document has it."""
+    data, path = document.data, list[str | int]()
+    for part in unknown.path:
+        path.append(data.index(part) if isinstance(data, list) and isinstance(part, str) else part)
+        data = data[path[-1]]
+    return document.problem(tuple(path), unknown.what, expected=unknown.expected, fix=unknown.fix)

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, Field, StrictBool, model_validator
+from cronsim import CronSim, CronSimError
+from pydantic import AfterValidator, Field, StrictBool, TypeAdapter, model_validator
 
 from flows.adapters.declared import Declared, load_yaml, validate
 from flows.core.errors import Problem, UserError
-from flows.core.placement.fields import Instant, Line, Minutes, Model, Name, NonNegative, PositiveHours
+from flows.core.fields import Instant, KeepDays, Line, Minutes, Model, Name, NonNegative, PositiveHours, wrong
 from flows.core.placement.request import Environment, Objective, Resources, Restrict, Runtime, Step
 from flows.core.placement.zones import known_zone
 
@@ -29,10 +30,17 @@ def _zone(name: str) -> str:
 def _cron(text: str) -> str:
     if not CRON.match(text):
         raise ValueError(f'`{text}` is not a cron line of five fields, such as "0 5 * * *"')
+    try:
+        CronSim(text, datetime(2000, 1, 1, tzinfo=UTC))
+    except CronSimError as error:
+        raise ValueError(f"`{text}` never starts: {str(error).lower()}") from None
     return text
 
 
 Zone = Annotated[str, AfterValidator(_zone)]
+Told = Literal["as_of", "cause", "intent_id", "retrain", "urgent", "steps", "again", "request_id"]
+"""What a schedule may tell the flow `lifecycle`."""
+Parameter = Annotated[str, AfterValidator(TypeAdapter(Told).validate_python)]
 
 
 class ScheduleDeclaration(Model):
@@ -43,12 +51,14 @@ class ScheduleDeclaration(Model):
     interval_hours: PositiveHours | None = None
     timezone: Zone | None = None
     active: StrictBool = False
-    parameters: Mapping[Name, Any] = Field(default_factory=dict)
+    parameters: Mapping[Parameter, Any] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _one_clock(self) -> Self:
         if (self.cron is None) == (self.interval_hours is None):
             raise ValueError(f"schedule `{self.name}` needs either `cron` or `interval_hours`")
+        if self.interval is not None and self.interval < timedelta(minutes=1):
+            raise wrong(f"schedule `{self.name}` starts again in less than a minute", "interval_hours")
         return self
 
     @property
@@ -74,7 +84,8 @@ class ColumnSteps(Model):
 
 
 class StepDeclaration(Model):
-    """What one step asks of placement; `window_hours` from when it is first placed to its deadline, `keep_days` how long outputs are kept.
+    """What one step asks of placement; `window_hours` (366 days at most) from when it is first placed to its deadline, `keep_days`
+    how long outputs are kept.
 
     `columns` is for `ingest` alone.
     """
@@ -82,10 +93,10 @@ class StepDeclaration(Model):
     resources: Resources = Field(default_factory=Resources)
     runtime: Runtime | None = None
     restrict: Restrict = Field(default_factory=Restrict)
-    window_hours: PositiveHours | None = None
+    window_hours: Annotated[PositiveHours, Field(le=8_784)] | None = None
     budget_usd: NonNegative | None = None
     objective: Objective = Field(default_factory=Objective)
-    keep_days: NonNegative = Decimal(30)
+    keep_days: KeepDays = Decimal(30)
     interruptible: StrictBool = False
     checkpoint_minutes: Annotated[Minutes, Field(gt=0)] | None = None
     checkpoint_write_minutes: Minutes = Decimal(0)
@@ -114,17 +125,19 @@ class WorkloadDeclaration(Model):
 
     @model_validator(mode="after")
     def _schedules_are_unique(self) -> Self:
-        names = [schedule.name for schedule in self.schedules]
-        for name in names:
-            if names.count(name) > 1:
-                raise ValueError(f"schedule `{name}` is declared twice")
+        seen: set[str] = set()
+        for index, schedule in enumerate(self.schedules):
+            if schedule.name in seen:
+                raise wrong(f"schedule `{schedule.name}` is declared twice", "schedules", index, "name")
+            seen.add(schedule.name)
         return self
 
     @model_validator(mode="after")
     def _columns_at_ingest(self) -> Self:
         for name, step in {"defaults": self.defaults, **self.steps}.items():
             if name != "ingest" and "columns" in step.model_fields_set:
-                raise ValueError(f"`columns` under `{name}`: columns are dropped and pseudonymised by `ingest` alone")
+                told = f"`columns` under `{name}`: columns are dropped and pseudonymised by `ingest` alone"
+                raise wrong(told, *(() if name == "defaults" else ("steps",)), name, "columns")
         return self
 
     def step(self, name: Step) -> StepDeclaration:

@@ -16,8 +16,8 @@ from ruamel.yaml.reader import ReaderError
 
 from flows.core.errors import UserError
 
-MAX_NODES = 200_000
-"""More values than any declaration needs: stops aliases that multiply themselves."""
+MAX_REPEATED = 200_000
+"""More values than aliases ever need to repeat: stops those that multiply themselves."""
 
 MAX_DIGITS = 100
 """More digits than any quantity has: Python refuses to read very long integers."""
@@ -48,7 +48,8 @@ class Builder:
 
     file: str
     marks: dict[Path, Mark] = field(default_factory=dict)
-    nodes: int = 0
+    repeated: int = 0
+    built: set[int] = field(default_factory=set)
     open_nodes: set[int] = field(default_factory=set)
 
     def build(self, node: Node, path: Path = ()) -> Any:
@@ -57,9 +58,12 @@ class Builder:
         Raises:
             UserError: a duplicate key, a key that is no text, a tag, a number that is not finite, an alias to itself.
         """
-        self.nodes += 1
-        if self.nodes > MAX_NODES or id(node) in self.open_nodes:
-            raise self._error(node, path, "aliases that repeat or contain themselves", "write the values out")
+        if id(node) in self.open_nodes:
+            raise self._error(node, path, "aliases that contain themselves", "write the values out")
+        self.repeated += id(node) in self.built
+        self.built.add(id(node))
+        if self.repeated > MAX_REPEATED:
+            raise self._error(node, path, f"aliases that repeat more than {MAX_REPEATED:,} values", "write the values out")
         self.marks.setdefault(path, Mark(self.file, node.start_mark.line + 1))
         if not str(node.tag or CORE).startswith(CORE) or str(node.tag).startswith(f"{CORE}python"):
             raise self._error(node, path, f"a tag `{node.tag}`", "write the plain value")

@@ -126,3 +126,59 @@ def test_an_age_that_no_clock_can_count_is_refused(tmp_path: Path) -> None:
     file.write_text("as_of: 2026-01-05T06:00:00Z\nmax_age_hours: 1e13\nentries: []\n")
     with pytest.raises(UserError, match="max_age_hours"):
         load_catalog(file)
+
+
+@pytest.mark.parametrize("step", ["trian", "Train", "promote"])
+def test_a_step_that_is_none_is_refused(tmp_path: Path, step: str) -> None:
+    """Its datasets would be missing from every decision, and more places would be allowed."""
+    file = tmp_path / "catalog.yaml"
+    file.write_text(A.replace("{train:", f"{{{step}:"))
+    with pytest.raises(UserError, match=f"`{step}` is not allowed; expected one of `ingest`") as caught:
+        load_catalog(file)
+    assert (caught.value.problems[0].line, caught.value.problems[0].field) == (4, f"workloads.one.{step}")
+
+
+@pytest.mark.parametrize("size", ["1e30", '"1E+999999"', '"1_000"', '" 5 "', "-1", "true"])
+def test_a_size_is_a_plain_number_of_at_most_a_billion(tmp_path: Path, size: str) -> None:
+    """As a request's sizes are."""
+    file = tmp_path / "catalog.yaml"
+    file.write_text(A.replace("size_gb: 40", f"size_gb: {size}"))
+    with pytest.raises(UserError) as caught:
+        load_catalog(file)
+    assert [(problem.line, problem.field) for problem in caught.value.problems] == [(6, "entries[0].size_gb")]
+
+
+@pytest.mark.parametrize("as_of", ["9999-12-31T23:59:59-10:00", "0001-01-01T00:00:00+10:00", "2026-01-05T06:00:00+99:00"])
+def test_a_date_that_no_clock_can_count_is_refused(tmp_path: Path, as_of: str) -> None:
+    """Not as an overflow when something is decided."""
+    file = tmp_path / "catalog.yaml"
+    file.write_text(A.replace("2026-01-05T06:00:00Z", as_of))
+    with pytest.raises(UserError) as caught:
+        load_catalog(file)
+    assert [(problem.line, problem.field) for problem in caught.value.problems] == [(2, "as_of")]
+
+
+def test_files_that_are_no_yaml_come_at_once(tmp_path: Path) -> None:
+    """Beside what is wrong in those that are."""
+    for name, text in (("a", "a: ["), ("b", "b: [ ]]"), ("c", A.replace("size_gb: 40", "size_gb: x"))):
+        (tmp_path / f"{name}.yaml").write_text(text)
+    with pytest.raises(UserError) as caught:
+        load_catalog(tmp_path)
+    assert [Path(problem.file or "").name for problem in caught.value.problems] == ["a.yaml", "b.yaml", "c.yaml"]
+
+
+def test_contradictions_come_at_once(tmp_path: Path) -> None:
+    """A workload twice, a dataset twice, an unknown ancestor and a circle: none hides another, none is told twice."""
+    more = "  - {name: a, home: x, size_gb: 1, derived_from: [b]}\n  - {name: b, home: x, size_gb: 1, derived_from: [a, ghost]}\n"
+    (tmp_path / "a.yaml").write_text(A)
+    (tmp_path / "b.yaml").write_text(A + more)
+    with pytest.raises(UserError) as caught:
+        load_catalog(tmp_path)
+    found = sorted((problem.line or 0, problem.what.replace(f"{tmp_path}/", "")) for problem in caught.value.problems)
+    assert found == [
+        (4, "workload `one` twice"),
+        (6, "dataset `raw` twice, first at a.yaml:6"),
+        (7, "`a` is derived from itself"),
+        (8, "`b` is derived from datasets that the catalog does not have: `ghost`"),
+        (8, "`b` is derived from itself"),
+    ]

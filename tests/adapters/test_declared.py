@@ -1,14 +1,18 @@
 """Files that people edit: what they say is read as they wrote it, and every mistake is told with its line."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Annotated, Literal, get_args
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import BaseModel, ConfigDict, Field
 
 from flows.adapters.declared import load_csv, load_documents, load_yaml, validate
 from flows.adapters.yaml_marks import parse
 from flows.core.errors import Problem, UserError
+from flows.core.fields import Count, Country, Line, Name, NonNegative, Step
 from flows.core.governance.labels import Catalog
 
 
@@ -74,6 +78,15 @@ def test_text_that_cannot_be_trusted_is_refused(tmp_path: Path, text: str, told:
     """Broken, empty, self-containing, tagged or doubled documents give one message and no traceback."""
     with pytest.raises(UserError, match=told):
         load_yaml(written(tmp_path, text))
+
+
+def test_only_what_aliases_repeat_is_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A long file is as good as a short one."""
+    monkeypatch.setattr("flows.adapters.yaml_marks.MAX_REPEATED", 5)
+    assert len(load_yaml(written(tmp_path, "[" + "x," * 50 + "]")).data) == 50
+    assert load_yaml(written(tmp_path, "a: &a [x, x]\nb: *a\n")).data["b"] == ["x", "x"]
+    with pytest.raises(UserError, match="aliases that repeat more than 5 values"):
+        load_yaml(written(tmp_path, "a: &a [x, x]\nb: *a\nc: *a\n"))
 
 
 def test_aliases_that_multiply_are_refused(tmp_path: Path) -> None:
@@ -150,6 +163,42 @@ def test_an_error_of_the_whole_is_told_where_it_lies(tmp_path: Path) -> None:
     text = first + "  - {name: b, home: h, size_gb: 1,\n     derived_from: [ghost]}\n"
     problem = problems(written(tmp_path, text))[0]
     assert (problem.line, problem.field) == (5, "entries[1].derived_from")
+
+
+class Kinds(BaseModel):
+    """A value of several kinds, names as keys, a list that may not be empty."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    some: Mapping[Name, Line | tuple[Line, ...] | Count] = Field(default_factory=dict)
+    either: Annotated[tuple[Country, ...], Field(min_length=1)] | Literal["anywhere"] = "anywhere"
+    days: Annotated[tuple[Literal["sat", "sun"], ...], Field(min_length=1)] = ("sat",)
+    steps: Mapping[Step, Mapping[Name, NonNegative]] = Field(default_factory=dict)
+
+
+@pytest.mark.parametrize(
+    ("text", "field", "what", "expected"),
+    [
+        ("some: {a: {b: 1}}", "some.a", '`{"b": 1}` does not fit', "one line of text or a list or a whole number"),
+        ("some: {a: [b, '']}", "some.a[1]", "`` does not fit", "at least 1 character"),
+        ("some: {a: 0}", "some.a", "`0` does not fit", "greater than or equal to 1"),
+        ("some: {a b: c}", "some.a b", "`a b` does not fit", "a name without spaces"),
+        ("either: [de]", "either[0]", "`de` does not fit", "an ISO country of two capital letters, such as `DE`"),
+        ("either: []", "either", "`[]` does not fit", "at least 1 item"),
+        ("either: nowhere", "either", "`nowhere` does not fit", "a list or `anywhere`"),
+        ("days: [Sat]", "days[0]", "`Sat` is not allowed", "one of `sat`, `sun`"),
+        ("days: []", "days", "`[]` does not fit", "at least 1 item"),
+        ("steps: {train: {a: 1e10}}", "steps.train.a", "`10000000000.0` does not fit", "less than or equal to 1000000000"),
+        ("steps: {train: {a: {}}}", "steps.train.a", "`{}` is not a number", None),
+        ("steps: {train: 1}", "steps.train", "`1` does not fit", "a mapping"),
+        ("steps: {injest: {}}", "steps.injest", "`injest` is not allowed", f"one of {', '.join(f'`{one}`' for one in get_args(Step))}"),
+    ],
+)
+def test_a_mistake_is_one_problem_in_plain_words(tmp_path: Path, text: str, field: str, what: str, expected: str | None) -> None:
+    """However many kinds a value might have had, whatever pydantic calls it."""
+    with pytest.raises(UserError) as caught:
+        validate(Kinds, load_yaml(written(tmp_path, text)))
+    assert [(problem.field, problem.what, problem.expected) for problem in caught.value.problems] == [(field, what, expected)]
 
 
 def test_a_part_of_a_document_keeps_its_lines(tmp_path: Path) -> None:

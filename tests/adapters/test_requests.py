@@ -7,8 +7,9 @@ from decimal import Decimal
 
 import pytest
 
-from flows.adapters.requests import load_conditions, load_requests
+from flows.adapters.requests import load_conditions, load_requests, read_conditions
 from flows.core.errors import UserError
+from tests.core.placement.world import estate, offer, pool
 
 MINIMAL = "workload: nafld\nstep: train\n"
 
@@ -77,12 +78,16 @@ def test_norway_is_a_country(tmp_path):
         (MINIMAL + "resources: {nodes: 0}\n", 3, "greater than or equal to 1"),
         (MINIMAL + "runtime: {p50_hours: 3, p90_hours: 2}\n", 3, "`p50_hours` 3 is more than `p90_hours` 2"),
         (MINIMAL + "interruptible: yes\n", 3, "`yes` does not fit"),
-        (MINIMAL + "checkpoint_write_minutes: 1\n", 1, "`checkpoint_write_minutes` without `checkpoint_minutes`"),
+        (MINIMAL + "checkpoint_write_minutes: 1\n", 3, "`checkpoint_write_minutes` without `checkpoint_minutes`"),
         (MINIMAL + "latency: {from: [], max_ms: 5}\n", 3, "at least 1 item"),
         (MINIMAL + "latency: {from: [Norway], max_ms: 5}\n", 3, "`Norway` does not fit"),
         (MINIMAL + "latency: {from: [NO], max_ms: 5, percentile: 95}\n", 3, "`95` is not allowed"),
         (MINIMAL + "requested_by: {user: ada, roles: [admin]}\n", 3, "`admin` is not allowed"),
-        (MINIMAL + "datasets: [{name: ehr}, {name: ehr}]\n", 1, "dataset `ehr` is named twice"),
+        (MINIMAL + "datasets:\n- {name: ehr}\n- {name: ehr}\n", 5, "dataset `ehr` is named twice"),
+        (MINIMAL + "latency: {from_: [NO], max_ms: 5}\n", 3, "unknown key `from_`"),
+        (MINIMAL + "version: true\n", 3, "`true` is not a version"),
+        (MINIMAL + "version: 1.0\n", 3, "`1.0` is not a version"),
+        (MINIMAL + "window: {earliest: 2026-01-05T08:00:00+99:00}\n", 3, "+99:00` is not an instant"),
         (MINIMAL + "datasets: ehr\n", 3, "`ehr` does not fit"),
         ("workload: nafld\nstep: trian\n", 2, "`trian` is not allowed"),
         ("workload: nafld\nstep: promote\n", 2, "`promote` is not allowed"),
@@ -139,4 +144,93 @@ def test_bad_conditions_are_refused(tmp_path, old, new, what):
     path = tmp_path / "conditions.yaml"
     path.write_text(CONDITIONS.replace(old, new))
     with pytest.raises(UserError, match=what):
+        load_conditions(path)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected", "fix"),
+    [
+        ("version: 2\n", "`1`", None),
+        ("version: '1'\n", "`1`", "take the quotes away"),
+        ("latency: {from: [NO], max_ms: 5, percentile: 95}\n", "one of `50`, `99`", None),
+        ("latency: {from: [], max_ms: 5}\n", "at least 1 item", None),
+        ("runtime: {p50_hours: 1, p90_hours: 1000000}\n", "less than or equal to 87600", None),
+        ("outputs: [{name: a, keep_days: 36501}]\n", "less than or equal to 36500", None),
+        ("interruptible: 'yes'\n", "true or false", None),
+    ],
+)
+def test_what_is_expected_is_told_in_plain_words(tmp_path, text, expected, fix):
+    """Numbers as people write them, every choice, and the way out of quotes."""
+    with pytest.raises(UserError) as caught:
+        read(tmp_path, MINIMAL + text)
+    assert [(problem.expected, problem.fix) for problem in caught.value.problems] == [(expected, fix)]
+
+
+STRANGE = """\
+cordoned:
+- muc
+- fra
+- nowhere
+queue_hours: {nopool: 1, fra-k8s: 1}
+reservations:
+- {pool: fra-k9s, use: {nodes: 1}, from: 2026-01-05T08:00:00Z, until: 2026-01-05T10:00:00Z}
+- {pool: fra-k8s, use: {cpu: 400}, from: 2026-01-05T08:00:00Z, until: 2026-01-05T10:00:00Z}
+- {pool: fra-k8s, use: {a100: 4}, from: 2026-01-05T08:00:00Z, until: 2026-01-05T10:00:00Z}
+cooling: {nopool: null}
+replicas: {x: [fra, nowhere]}
+runtimes: [{workload: w, step: train, offer: Small, p50_hours: 1, p90_hours: 2}]
+unproven:
+  fra: {}
+  muc: {tls: expired}
+  nowhere: {secrets: lost}
+"""
+
+
+def test_names_that_the_estate_does_not_have_are_refused_with_their_lines(tmp_path):
+    """All at once, with what was meant; a misspelt site would be open, a misspelt pool idle. What was stored is read as it is."""
+    path = tmp_path / "conditions.yaml"
+    path.write_text(STRANGE)
+    where = estate(offers=[offer(site, AcceleratorName="A100", AcceleratorCount=1) for site in ("fra", "muc", "iad")])
+    conditions, problems = read_conditions(path, where)
+    assert conditions == load_conditions(path)
+    assert [(problem.line, problem.field, problem.what) for problem in problems] == [
+        (4, "cordoned[2]", "no site `nowhere` in this estate"),
+        (5, "queue_hours.nopool", "no pool `nopool` in this estate"),
+        (7, "reservations[0].pool", "no pool `fra-k9s` in this estate"),
+        (8, "reservations[1].use.cpu", "pool `fra-k8s` has no `cpu`"),
+        (9, "reservations[2].use.a100", "pool `fra-k8s` has no `a100`"),
+        (10, "cooling.nopool", "no pool `nopool` in this estate"),
+        (11, "replicas.x[1]", "no site `nowhere` in this estate"),
+        (12, "runtimes[0].offer", "no offer `Small` in this estate"),
+        (16, "unproven.nowhere", "no site `nowhere` in this estate"),
+        (14, "unproven.fra", "no check of `fra` is named, so nothing is kept away"),
+        (15, "unproven.muc.tls", "no check `tls`"),
+    ]
+    assert [problem.fix for problem in problems if problem.fix != "correct it, or take it out"] == [
+        "did you mean `fra-k8s`?",
+        "did you mean `cpus`?",
+        "did you mean `A100`?",
+        "did you mean `small`?",
+    ]
+    assert problems[0].expected == "one of `fra`, `iad`, `muc`"
+
+
+def test_names_that_the_estate_has_are_taken(tmp_path):
+    """Capacity that a pool declares, and accelerators of its offers, too."""
+    path = tmp_path / "conditions.yaml"
+    path.write_text("reservations: [{pool: fra-k8s, use: {T4: 1, cpus: 1}, from: 2026-01-05T08:00:00Z, until: 2026-01-05T10:00:00Z}]\n")
+    where = estate(pools=[pool("fra-k8s", "fra", capacity={"T4": 2})])
+    assert read_conditions(path, where)[1] == []
+
+
+def test_the_second_of_two_estimates_is_where_the_mistake_is(tmp_path):
+    """Its line and its index; a reservation's start has one spelling."""
+    row = "- {workload: a, step: train, p50_hours: 1, p90_hours: 2}\n"
+    path = tmp_path / "conditions.yaml"
+    path.write_text(f"runtimes:\n{row}{row}")
+    with pytest.raises(UserError, match="two runtime estimates") as caught:
+        load_conditions(path)
+    assert (caught.value.problems[0].line, caught.value.problems[0].field) == (3, "runtimes[1]")
+    path.write_text("reservations: [{pool: p, use: {}, from_: 2026-01-05T08:00:00Z, until: 2026-01-06T08:00:00Z}]\n")
+    with pytest.raises(UserError, match="unknown key `from_`"):
         load_conditions(path)

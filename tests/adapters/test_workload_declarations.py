@@ -3,10 +3,11 @@
 from datetime import timedelta
 from decimal import Decimal
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
-from flows.adapters.workload_declarations import load_declaration, load_declarations
+from flows.adapters.workload_declarations import Told, load_declaration, load_declarations
 from flows.core.errors import UserError
 
 TEXT = """
@@ -58,6 +59,12 @@ def test_an_unknown_workload_is_told_with_the_known_ones(folder: Path) -> None:
     [
         ("  train:", "  trian:", "trian"),
         ('"0 5 * * *"', '"0 5 * *"', "five fields"),
+        ('"0 5 * * *"', '"61 25 32 13 9"', "bad minute"),
+        ('"0 5 * * *"', '"0 2 30 2 *"', "never starts: bad day-of-month"),
+        ("interval_hours: 0.5", "interval_hours: 1e-9", "less than a minute"),
+        ("active: true", "parameters: {asof: x}", "did you mean `as_of`"),
+        ("budget_usd: 5", "keep_days: 99999999", "less than or equal to 36500"),
+        ("budget_usd: 5", "window_hours: 9000", "less than or equal to 8784"),
         ("interval_hours: 0.5, ", "", "either `cron` or `interval_hours`"),
         ("Europe/Berlin", "Europe/Berlim", "IANA"),
         ("name: demo", "name: demmo", "in the file of `demo`"),
@@ -71,6 +78,28 @@ def test_a_mistake_is_told(folder: Path, old: str, new: str, told: str) -> None:
     (folder / "demo.yaml").write_text(TEXT.replace(old, new, 1))
     with pytest.raises(UserError, match=told):
         load_declarations(folder)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "line", "field"),
+    [
+        ("name: often", "name: nightly", 9, "schedules[1].name"),
+        ("{budget_usd: 20,", "{columns: {}, budget_usd: 20,", 12, "steps.train.columns"),
+    ],
+)
+def test_a_mistake_of_the_whole_is_told_where_it_lies(folder: Path, old: str, new: str, line: int, field: str) -> None:
+    """Not at the first line of the file."""
+    (folder / "demo.yaml").write_text(TEXT.replace(old, new, 1))
+    with pytest.raises(UserError) as caught:
+        load_declarations(folder)
+    assert [(problem.line, problem.field) for problem in caught.value.problems] == [(line, field)]
+
+
+def test_a_schedule_may_set_what_the_lifecycle_takes() -> None:
+    """All but the workload, which the deployment says."""
+    from flows.lifecycle import lifecycle
+
+    assert {"workload", *get_args(Told)} == set(lifecycle.parameters.properties)
 
 
 def test_columns_are_dropped_and_pseudonymised_at_ingest(folder: Path) -> None:

@@ -10,10 +10,11 @@ from functools import cached_property
 from itertools import combinations
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
 from flows.core.errors import UserError
+from flows.core.fields import Instant, NonNegative, Positive, Step, wrong
 from flows.core.governance.blocs import ANYWHERE, Blocs, not_mistaken
 
 EVERYWHERE = frozenset({ANYWHERE})
@@ -148,8 +149,8 @@ def _named(countries: frozenset[str], codes: Iterable[str], blocs: Blocs) -> fro
     return frozenset(named | (countries - covered))
 
 
-Gigabytes = Annotated[Decimal, Field(ge=0)]
-"""10^9 bytes."""
+Age = Annotated[Positive, Field(le=1_000_000)]
+"""Hours after which facts are stale."""
 
 
 class Declassification(BaseModel):
@@ -187,8 +188,8 @@ class Imported(BaseModel):
 
     source: str
     label: Label | None = None
-    as_of: AwareDatetime | None = None
-    max_age_hours: Annotated[Decimal, Field(gt=0, le=1_000_000)]
+    as_of: Instant | None = None
+    max_age_hours: Age
 
     def stale_at(self, at: datetime) -> bool:
         """Whether it was read further from that instant than `max_age_hours`, before or after it."""
@@ -196,7 +197,7 @@ class Imported(BaseModel):
 
 
 class Entry(BaseModel):
-    """One dataset or model: where it rests, how large it is, what it was made from, and its own label if it has one.
+    """One dataset or model: where it rests, how large it is in GB of 10^9 bytes, what it was made from, and its own label if it has one.
 
     `columns` says how confidential single columns are, by `table.column`; a column that is not named counts as the label says.
     `retention_days` is how long a version may be kept, counted from when it was recorded; None: without end.
@@ -207,7 +208,7 @@ class Entry(BaseModel):
     name: DatasetName
     kind: Literal["dataset", "quarantine", "features", "model", "predictions", "report"] = "dataset"
     home: str
-    size_gb: Gigabytes
+    size_gb: NonNegative
     owner: str | None = None
     title: str | None = None
     label: Label | None = None
@@ -222,23 +223,18 @@ class Entry(BaseModel):
         lowered = self.declassified
         if lowered is not None and lowered.approver in (self.owner, lowered.requested_by):
             told = f"`{lowered.approver}` asks for the declassification of `{self.name}` and approves it; expected another person or group"
-            raise _wrong(told, "declassified", "approver")
+            raise wrong(told, "declassified", "approver")
         return self
 
     @model_validator(mode="after")
     def _columns_fit(self) -> Self:
         if self.columns and self.label is None:
-            raise _wrong(f"`{self.name}` names columns but has no label of its own", "columns")
+            raise wrong(f"`{self.name}` names columns but has no label of its own", "columns")
         for column, classification in sorted(self.columns.items()):
             if self.label is not None and classification.level > self.label.level:
                 told = f"column `{column}` is {classification} in `{self.name}`, which is {self.label.classification}; raise the label"
-                raise _wrong(told, "columns", column)
+                raise wrong(told, "columns", column)
         return self
-
-
-def _wrong(what: str, *path: str | int) -> PydanticCustomError:
-    """An error that knows where in the catalog it lies."""
-    return PydanticCustomError("catalog", "{what}", {"what": what, "path": path})
 
 
 class CatalogPart(BaseModel):
@@ -246,9 +242,9 @@ class CatalogPart(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    as_of: AwareDatetime
-    max_age_hours: Annotated[Decimal, Field(gt=0, le=1_000_000)] = Decimal(24)
-    workloads: Mapping[str, Mapping[str, frozenset[str]]] = Field(default_factory=dict)
+    as_of: Instant
+    max_age_hours: Age = Decimal(24)
+    workloads: Mapping[str, Mapping[Step, frozenset[str]]] = Field(default_factory=dict)
     entries: tuple[Entry, ...] = ()
 
 
@@ -257,18 +253,22 @@ class Catalog(CatalogPart):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
+        if found := list(self._contradictions()):
+            raise ValidationError.from_exception_data("Catalog", [{"type": one, "loc": (), "input": None} for one in found])
+        return self
+
+    def _contradictions(self) -> Iterator[PydanticCustomError]:
         seen: set[str] = set()
         for index, entry in enumerate(self.entries):
             if entry.name in seen:
-                raise _wrong(f"dataset `{entry.name}` is declared twice", "entries", index, "name")
+                yield wrong(f"dataset `{entry.name}` is declared twice", "entries", index, "name")
             seen.add(entry.name)
         for index, entry in enumerate(self.entries):
             if unknown := sorted(entry.derived_from - seen):
                 what = f"`{entry.name}` is derived from datasets that the catalog does not have: `{'`, `'.join(unknown)}`"
-                raise _wrong(what, "entries", index, "derived_from")
+                yield wrong(what, "entries", index, "derived_from")
             if entry.name in (ancestor.name for ancestor in self._ancestors(entry)):
-                raise _wrong(f"`{entry.name}` is derived from itself", "entries", index, "derived_from")
-        return self
+                yield wrong(f"`{entry.name}` is derived from itself", "entries", index, "derived_from")
 
     @cached_property
     def _by_name(self) -> dict[str, Entry]:
@@ -289,7 +289,7 @@ class Catalog(CatalogPart):
 
     def datasets_of(self, workload: str, step: str) -> frozenset[str]:
         """The datasets declared for this workload's step: always part of a request, named there or not."""
-        return self.workloads.get(workload, {}).get(step, frozenset())
+        return next((names for own, names in self.workloads.get(workload, {}).items() if own == step), frozenset())
 
     def stale_at(self, at: datetime) -> bool:
         """Whether the facts lie further from that instant than `max_age_hours`, before or after it."""

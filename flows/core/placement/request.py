@@ -8,12 +8,15 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, StrictBool, model_validator
 
+from flows.core.fields import Step as Step
+from flows.core.fields import wrong
 from flows.core.placement.fields import (
     Count,
     Countries,
     Hours,
     Instant,
     Integer,
+    KeepDays,
     Line,
     Minutes,
     Model,
@@ -23,9 +26,9 @@ from flows.core.placement.fields import (
     Percentile,
     Positive,
     PositiveHours,
+    Version,
 )
 
-Step = Literal["ingest", "materialize", "transfer", "train", "evaluate", "score", "serve", "watch"]
 Environment = Literal["dev", "staging", "prod"]
 Role = Literal["viewer", "data-scientist", "ml-engineer", "platform-engineer", "compliance-officer", "approver", "operator"]
 
@@ -50,7 +53,7 @@ class OutputUse(Model):
     name: Name
     size_gb: NonNegative | None = None
     home: Name | None = None
-    keep_days: Annotated[NonNegative, Field(le=36_500)] = Decimal(0)
+    keep_days: KeepDays = Decimal(0)
 
 
 class Resources(Model):
@@ -121,7 +124,7 @@ ANONYMOUS = Principal(user="anonymous")
 class Request(Model):
     """One step of one workload that wants a place."""
 
-    version: Literal[1] = 1
+    version: Version = 1
     workload: Name
     step: Step
     environment: Environment = "dev"
@@ -144,11 +147,12 @@ class Request(Model):
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         for what, names in (("dataset", [use.name for use in self.datasets]), ("output", [use.name for use in self.outputs])):
-            for name in names:
-                if names.count(name) > 1:
-                    raise ValueError(f"{what} `{name}` is named twice")
+            for index, name in enumerate(names):
+                if name in names[:index]:
+                    raise wrong(f"{what} `{name}` is named twice", f"{what}s", index, "name")
         if self.checkpoint_write_minutes and self.checkpoint_minutes is None:
-            raise ValueError("`checkpoint_write_minutes` without `checkpoint_minutes`: say how often a checkpoint is written")
+            told = "`checkpoint_write_minutes` without `checkpoint_minutes`: say how often a checkpoint is written"
+            raise wrong(told, "checkpoint_write_minutes")
         return self
 
 
@@ -203,8 +207,10 @@ class Conditions(Model):
 
     @model_validator(mode="after")
     def _estimates_are_unique(self) -> Self:
-        keys = [(row.workload, row.step, row.offer) for row in self.runtimes]
-        for key in keys:
-            if keys.count(key) > 1:
-                raise ValueError(f"two runtime estimates for `{key[0]}` `{key[1]}` on `{key[2] or 'any offer'}`")
+        seen: set[tuple[str, str, str | None]] = set()
+        for index, row in enumerate(self.runtimes):
+            key = (row.workload, row.step, row.offer)
+            if key in seen:
+                raise wrong(f"two runtime estimates for `{row.workload}` `{row.step}` on `{row.offer or 'any offer'}`", "runtimes", index)
+            seen.add(key)
         return self
