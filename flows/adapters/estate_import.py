@@ -22,7 +22,8 @@ from flows.adapters.estate import KINDS, load_estate
 from flows.adapters.skypilot import SPOT_DROPPED, Imported, Row, read_catalogs
 from flows.core.canonical import plain
 from flows.core.errors import Problem, UserError
-from flows.core.placement.estate import Estate
+from flows.core.governance.blocs import ISO_COUNTRIES
+from flows.core.placement.estate import Estate, Id
 from flows.core.placement.fields import Country, Model, Name
 
 OPERATOR_COUNTRY = {"aws": "US", "azure": "US", "gcp": "US"}
@@ -43,8 +44,8 @@ WRITTEN = frozenset({README, "blocs.yaml", *(kind.file for kind in KINDS.values(
 class Region(Model):
     """A row of the table of regions: where a cloud's region is, and whose grid feeds it."""
 
-    cloud: Name
-    region: Name
+    cloud: Id
+    region: Id
     country: Country
     grid_zone: Name | None = None
 
@@ -122,10 +123,16 @@ def read_regions(path: Path) -> dict[tuple[str, str], Region]:
     document = load_csv(path, ("cloud", "region", "country"), optional=("grid_zone",), others=True)
     rows = validate(TypeAdapter(tuple[Region, ...]), document, strict=False)
     regions: dict[tuple[str, str], Region] = {}
+    problems: list[Problem] = []
     for index, row in enumerate(rows):
         if (row.cloud, row.region) in regions:
-            raise UserError(problems=[document.problem((index,), f"`{row.cloud}` `{row.region}` twice", fix="keep one")])
+            problems.append(document.problem((index,), f"`{row.cloud}` `{row.region}` twice", fix="keep one"))
+        if row.country not in ISO_COUNTRIES:
+            what, expected = f"`{row.country}` is no ISO 3166 country", "a code such as `DE`"
+            problems.append(document.problem((index, "country"), what, expected=expected, fix="look the code up: nothing may run there"))
         regions[row.cloud, row.region] = row
+    if problems:
+        raise UserError(problems=problems)
     return regions
 
 

@@ -118,17 +118,25 @@ class PolicyData:
         return problems
 
 
-def policy_data(texts: Mapping[str, tuple[str, str]], rules: Mapping[str, Rule]) -> PolicyData:
+def policy_data(texts: Mapping[str, tuple[str, str]], rules: Mapping[str, Rule] | None) -> PolicyData:
     """Images and exceptions from the texts of a folder; `texts` maps a file's name to its path as the user knows it and its text.
+
+    `rules` None: not all could be read, so that exceptions are not held against them.
 
     Raises:
         UserError: malformed, or an exception to a rule that is not there, allows none, or is another owner's.
     """
-    images, _ = _read(texts, IMAGES_FILE, ApprovedImages)
-    granted, document = _read(texts, EXCEPTIONS_FILE, Exceptions)
     problems: list[Problem] = []
-    for index, row in enumerate(granted.exceptions):
-        problems += _wrong(row, ("exceptions", index), document, rules)
+    try:
+        images, _ = _read(texts, IMAGES_FILE, ApprovedImages)
+    except UserError as error:
+        problems += error.problems
+    try:
+        granted, document = _read(texts, EXCEPTIONS_FILE, Exceptions)
+    except UserError as error:
+        raise UserError(problems=[*problems, *error.problems]) from None
+    for index, row in enumerate(granted.exceptions if rules is not None else ()):
+        problems += _wrong(row, ("exceptions", index), document, rules or {})
     if problems:
         raise UserError(problems=problems)
     return PolicyData(images.images, granted.exceptions, document)

@@ -23,12 +23,16 @@ MAX_PROBLEMS = 20
 """A catalog that is wrong throughout is told by its first problems."""
 
 NO_PRICE = "no price"
-NOT_POSITIVE = "price 0 or less"
+NOT_POSITIVE = "price 0 or less, or below 0.000001 USD per hour"
 INCOMPLETE = "neither a machine nor an accelerator, or an accelerator without its count"
+NONE_OF_IT = "an accelerator whose count is 0"
 BARE_ACCELERATOR = "an accelerator without a machine of its own"
 HOST_ALONE = "a machine whose accelerator has no price in its zone"
+HOST_UNKNOWN = "a machine of an accelerator family, with accelerators that are not known"
 UNKNOWN_REGION = "a region that the table of regions lacks"
-SPOT_DROPPED = "spot price 0 or less: taken without spot"
+SPOT_DROPPED = "spot price 0 or less, or below 0.000001 USD per hour: taken without spot"
+LEAST_USD = Decimal("0.000001")
+"""The lowest price that the six decimals of a decision can show; anything below would be free."""
 
 GCP_HOSTS: Mapping[str, tuple[str, int]] = {
     **{f"a2-highgpu-{count}g": ("A100", count) for count in (1, 2, 4, 8)},
@@ -44,6 +48,9 @@ GCP_HOSTS: Mapping[str, tuple[str, int]] = {
     "g2-standard-96": ("L4", 8),
 }
 """Google Cloud's accelerator-optimised machine types and what they always come with; the catalog prices the two in rows of their own."""
+
+GCP_ACCELERATED = re.compile(r"[ag][2-9]")
+"""Families whose machines all come with accelerators, priced apart."""
 
 GCP_ARM = ("t2a-", "c4a-", "n4a-")
 """Google Cloud's Arm families; its catalog has no column for it."""
@@ -185,11 +192,11 @@ def _wrong(cell: Mapping[str, str]) -> Iterator[tuple[str, str]]:
             yield name, f"`{text[:60]}` is not a number"
         elif name in ("vCPUs", "MemoryGiB", "AcceleratorCount") and Decimal(text) < 0:
             yield name, f"`{text}` is below 0"
-    for name in ("InstanceType", "Region"):
-        text = cell[name]
+    for name in ("InstanceType", "Region", "Arch"):
+        text = cell.get(name, "")
         if (text or name == "Region") and not _NAME.match(text):
             yield name, f"`{text[:60]}` is not a name without spaces"
-    for name in ("AcceleratorName", "AvailabilityZone", "Arch"):
+    for name in ("AcceleratorName", "AvailabilityZone"):
         if (text := cell.get(name, "")) and not _LINE.match(text):
             yield name, f"`{text[:60]!r}` is not one line of text"
 
@@ -222,10 +229,13 @@ def offers_of(cloud: str, rows: Sequence[Row]) -> tuple[list[Row], Counter[str]]
         if not (row.kind or row.accelerator) or bool(row.accelerator) != (row.count is not None):
             refused[INCOMPLETE] += 1
             continue
-        if row.usd_per_hour is None or row.usd_per_hour <= 0:
+        if row.count == 0:
+            refused[NONE_OF_IT] += 1
+            continue
+        if row.usd_per_hour is None or row.usd_per_hour < LEAST_USD:
             refused[NO_PRICE if row.usd_per_hour is None else NOT_POSITIVE] += 1
             continue
-        if row.spot_usd_per_hour is not None and row.spot_usd_per_hour <= 0:
+        if row.spot_usd_per_hour is not None and row.spot_usd_per_hour < LEAST_USD:
             refused[SPOT_DROPPED] += 1
             row = replace(row, spot_usd_per_hour=None)
         priced.append(row)
@@ -244,6 +254,9 @@ def _gcp(rows: Sequence[Row], refused: Counter[str]) -> list[Row]:
     for row in rows:
         if row.kind and not row.arch:
             row = replace(row, arch="arm64" if row.kind.startswith(GCP_ARM) else "x86_64")
+        if row.kind not in GCP_HOSTS and not row.accelerator and GCP_ACCELERATED.match(row.kind):
+            refused[HOST_UNKNOWN] += 1
+            continue
         if row.kind not in GCP_HOSTS or row.accelerator:
             found += [row] if row.kind else []
             continue

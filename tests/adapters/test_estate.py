@@ -4,6 +4,8 @@ from decimal import Decimal
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from flows.adapters.estate import load_estate
 from flows.core.errors import UserError
@@ -67,6 +69,32 @@ def test_a_star_in_the_carbon_table_fills_what_no_row_names(folder: Path) -> Non
     assert (cells["DE", 1, 0], cells["DE", 7, 0], cells["DE", 7, 12]) == (Decimal(300), Decimal(200), Decimal(100))
 
 
+@pytest.mark.parametrize("month", ["1", "01", "+1", "1.0"])
+def test_a_cell_is_the_same_however_its_numbers_are_written(folder: Path, month: str) -> None:
+    """It beats the star as `1` does, and is no second row for the cell."""
+    (folder / "carbon.csv").write_text(f"grid_zone,month,hour_utc,g_per_kwh\nDE,*,0,300\nDE,{month},00,100\n")
+    cells = load_estate(folder).carbon_by_cell
+    assert (len(cells), cells["DE", 1, 0], cells["DE", 2, 0]) == (12, Decimal(100), Decimal(300))
+
+
+MONTHS, HOURS = st.sampled_from(["1", "01", "1.0", "*", "13", "x"]), st.sampled_from(["0", "00", "-0", "*", "1.5", ""])
+
+
+@given(st.lists(st.tuples(MONTHS, HOURS), max_size=6))
+def test_no_carbon_table_ends_in_anything_but_an_estate_or_one_clear_error(
+    tmp_path_factory: pytest.TempPathFactory, cells: list[tuple[str, str]]
+) -> None:
+    """Whatever stands in its cells."""
+    folder = tmp_path_factory.mktemp("carbon")
+    for name, text in {"sites.yaml": SITES, "pools.yaml": POOLS, "offers.csv": OFFERS}.items():
+        (folder / name).write_text(text)
+    (folder / "carbon.csv").write_text("grid_zone,month,hour_utc,g_per_kwh\n" + "".join(f"DE,{month},{hour},1\n" for month, hour in cells))
+    try:
+        load_estate(folder)
+    except UserError as error:
+        assert all(problem.file == str(folder / "carbon.csv") and problem.line and problem.field for problem in error.problems)
+
+
 def test_all_mistakes_of_all_files_come_at_once(folder: Path) -> None:
     """Each with its own file and line."""
     (folder / "sites.yaml").write_text(SITES.replace("country: NO, operator", "contry: NO, operator"))
@@ -94,14 +122,59 @@ def test_all_mistakes_of_all_files_come_at_once(folder: Path) -> None:
         ("offers.csv", OFFERS + "a,m1,1,1,0.3,\n", 4),
         ("pools.yaml", POOLS + POOLS, 2),
         ("carbon.csv", "grid_zone,month,hour_utc,g_per_kwh\nDE,1,1,1\nDE,1,1,2\n", 3),
+        ("carbon.csv", "grid_zone,month,hour_utc,g_per_kwh\nDE,1,0,1\nDE,01,00,2\n", 3),
+        ("carbon.csv", "grid_zone,month,hour_utc,g_per_kwh\nDE,*,*,1\nDE,*,*,2\n", 3),
+        ("carbon.csv", "grid_zone,month,hour_utc,g_per_kwh\nDE,1,*,1\nDE,*,1,2\n", 3),
     ],
 )
 def test_two_rows_for_one_thing_are_refused(folder: Path, file: str, text: str, line: int) -> None:
-    """The message names the line of the second and of the first."""
+    """One message: the line of the second and of the first, the field, what was expected and the fix."""
     (folder / file).write_text(text)
     with pytest.raises(UserError, match="twice, first on line") as caught:
         load_estate(folder)
-    assert caught.value.problems[0].line == line
+    (problem,) = caught.value.problems
+    assert (problem.file, problem.line) == (str(folder / file), line)
+    assert problem.field and problem.expected and problem.fix
+
+
+def test_rows_that_only_the_whole_estate_refuses_are_a_clear_error_too(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Should the search for doubled rows ever see less than the estate does."""
+    monkeypatch.setattr("flows.adapters.estate._doubled", lambda *_: [])
+    (folder / "pools.yaml").write_text(POOLS + POOLS)
+    with pytest.raises(UserError, match="`a-k8s` is declared twice") as caught:
+        load_estate(folder)
+    assert caught.value.problems[0].file == str(folder)
+
+
+@pytest.mark.parametrize("name", ["../a", "a/b", ".a"])
+@pytest.mark.parametrize(("file", "field"), [("sites.yaml", "[0].id"), ("pools.yaml", "[0].name")])
+def test_what_folders_are_called_by_is_no_path(folder: Path, name: str, file: str, field: str) -> None:
+    """A site's data lies in a folder of its own, and a deployment is called by its pool."""
+    path = folder / file
+    path.write_text(path.read_text().replace("id: a,", f'id: "{name}",').replace("name: a-k8s", f'name: "{name}"'))
+    with pytest.raises(UserError, match="is a path") as caught:
+        load_estate(folder)
+    assert caught.value.problems[0].field == field
+
+
+def test_a_wrong_cell_is_told_once_however_many_cells_a_star_stands_for(folder: Path) -> None:
+    """And of a table that is wrong throughout, the first rows."""
+    (folder / "carbon.csv").write_text("grid_zone,month,hour_utc,g_per_kwh\nDE,*,*,little\n" + "NO,13,1,1\n" * 30)
+    with pytest.raises(UserError) as caught:
+        load_estate(folder)
+    assert [problem.line for problem in caught.value.problems].count(2) == 1
+    assert len(caught.value.problems) == 21 and caught.value.problems[-1].what.startswith("and ")
+
+
+def test_all_mistakes_of_blocs_come_at_once(folder: Path) -> None:
+    """Each with its line."""
+    (folder / "blocs.yaml").write_text("blocs:\n  EU: [DE, UK]\n  EEA: [EU, EL]\nadequacy:\n  CH: {}\n  UK: {}\n")
+    with pytest.raises(UserError) as caught:
+        load_estate(folder)
+    told = [(problem.line, problem.field, problem.what[-18:]) for problem in caught.value.problems]
+    assert told == [
+        (2, "blocs.EU", "did you mean `GB`?"), (3, "blocs.EEA", "did you mean `GR`?"), (6, "adequacy.UK", "did you mean `GB`?"),
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("file", ["sites.yaml", "pools.yaml", "offers.csv"])

@@ -13,8 +13,10 @@ from hypothesis import strategies as st
 from flows.adapters.skypilot import (
     BARE_ACCELERATOR,
     HOST_ALONE,
+    HOST_UNKNOWN,
     INCOMPLETE,
     NO_PRICE,
+    NONE_OF_IT,
     NOT_POSITIVE,
     SPOT_DROPPED,
     UNKNOWN_REGION,
@@ -64,6 +66,16 @@ def test_a_host_is_never_sold_without_its_accelerator(tmp_path: Path) -> None:
     assert found.refused == {("gcp", HOST_ALONE): 2, ("gcp", NOT_POSITIVE): 1, ("gcp", BARE_ACCELERATOR): 1}
 
 
+@pytest.mark.parametrize("kind", ["g4-standard-48", "a3-edgegpu-8g", "a4x-highgpu-4g", "a2-ultragpu-16g"])
+def test_a_host_whose_accelerators_are_not_known_is_refused(tmp_path: Path, kind: str) -> None:
+    """Its price is without them; an old family that begins alike has none, and a row that names its own is whole."""
+    whole = "a9-highgpu-1g,8,60,X1,1,,r1,r1-a,7,"
+    catalog(tmp_path, "gcp", f"{kind},48,180,,,,r1,r1-a,1.1,0.4", "g1-small,0.5,1.7,,,,r1,r1-a,0.03,", whole)
+    found = read_catalogs(tmp_path, REGIONS)
+    assert [offer.kind for offer in found.offers["gcp", "r1"]] == ["a9-highgpu-1g", "g1-small"]
+    assert found.refused == {("gcp", HOST_UNKNOWN): 1}
+
+
 @pytest.mark.parametrize(("host", "gpu"), [("0.1", ""), ("", "0.2")])
 def test_a_spot_price_needs_both_parts(tmp_path: Path, host: str, gpu: str) -> None:
     """Without one of the two, the machine has none."""
@@ -109,9 +121,12 @@ def test_a_machine_with_its_accelerator_in_one_row_is_taken_as_it_is(tmp_path: P
         ("m1,4,16,,,,r1,z,NaN,0.1", NO_PRICE),
         ("m1,4,16,,,,r1,z,0.0,0.1", NOT_POSITIVE),
         ("m1,4,16,,,,r1,z,-1,0.1", NOT_POSITIVE),
+        ("m1,4,16,,,,r1,z,1e-30,0.1", NOT_POSITIVE),
+        ("m1,4,16,,,,r1,z,0.00000099,0.1", NOT_POSITIVE),
         (",,,V100,1,,r1,z,2,1", BARE_ACCELERATOR),
         (",,,,,,r1,z,2,1", INCOMPLETE),
         ("m1,4,16,T4,,,r1,z,2,1", INCOMPLETE),
+        ("m1,4,16,T4,0,,r1,z,2,1", NONE_OF_IT),
         ("m1,4,16,,,,r9,z,2,1", UNKNOWN_REGION),
     ],
 )
@@ -123,9 +138,18 @@ def test_a_row_that_cannot_be_rented_is_refused_and_counted(tmp_path: Path, row:
     assert found.refused == {("aws", why): 1} and found.rows == 2
 
 
-def test_a_spot_price_of_zero_is_no_spot_price(tmp_path: Path) -> None:
+def test_the_lowest_price_that_a_decision_can_show_is_taken(tmp_path: Path) -> None:
+    """On demand and spot."""
+    catalog(tmp_path, "aws", "m0,4,16,,,,r1,z,0.000001,0.000001")
+    found = read_catalogs(tmp_path, REGIONS)
+    (offer,) = found.offers["aws", "r1"]
+    assert offer.usd_per_hour == offer.spot_usd_per_hour == Decimal("0.000001") and not found.refused
+
+
+@pytest.mark.parametrize("spot", ["0", "1e-30"])
+def test_a_spot_price_that_no_decision_can_show_is_no_spot_price(tmp_path: Path, spot: str) -> None:
     """The machine stays, on demand."""
-    catalog(tmp_path, "aws", "m0,4,16,,,,r1,z,1,0")
+    catalog(tmp_path, "aws", f"m0,4,16,,,,r1,z,1,{spot}")
     found = read_catalogs(tmp_path, REGIONS)
     assert found.offers["aws", "r1"][0].spot_usd_per_hour is None and found.refused == {("aws", SPOT_DROPPED): 1}
 
@@ -149,6 +173,15 @@ def test_a_broken_cell_is_told_with_its_line(tmp_path: Path, row: str, field: st
         read_catalogs(tmp_path, REGIONS)
     (problem,) = caught.value.problems
     assert (problem.file, problem.line, problem.field) == (str(path), 3, field) and what in problem.what
+
+
+def test_an_architecture_is_a_name(tmp_path: Path) -> None:
+    """It is told in the catalog, not in a table that the import would have written."""
+    path = catalog(tmp_path, "azure", "m0,,,4,16,,1,,r1,2,A,arm64", "m1,,,4,16,,1,,r1,2,A,ARM 64", header=AZURE)
+    with pytest.raises(UserError) as caught:
+        read_catalogs(tmp_path, REGIONS)
+    (problem,) = caught.value.problems
+    assert (problem.file, problem.line, problem.field) == (str(path), 3, "Arch")
 
 
 def test_a_catalog_that_is_wrong_throughout_is_told_by_its_first_problems(tmp_path: Path) -> None:

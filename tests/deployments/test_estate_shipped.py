@@ -1,6 +1,7 @@
 """The shipped estate, catalog and workloads: consistent, sourced, and telling the story that the demo shows."""
 
 import json
+import re
 import shutil
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -54,17 +55,23 @@ def permitted(decision: Decision) -> set[str]:
     return {pool.site for pool in ESTATE.pools if pool.offers and pool.name not in rejected}
 
 
+NAMES = ("estate", "policies", "catalog", "workloads", "templates")
+EXCEPTION = """exceptions:
+  - {rule: customer-keys, workload: nafdl, pools: [nowhere-vertex], owner: security, reason: keys are rotated, until: 2099-12-31}
+"""
+
+
 @pytest.fixture
 def copy_of(tmp_path: Path) -> Folders:
     """A copy of all declarations to break."""
-    for name in ("estate", "policies", "catalog", "workloads"):
+    for name in NAMES:
         shutil.copytree(DEPLOYMENTS / name, tmp_path / name)
-    return Folders(*(tmp_path / name for name in ("estate", "policies", "catalog", "workloads")))
+    return Folders(*(tmp_path / name for name in NAMES))
 
 
 def test_everything_fits_together() -> None:
     """No error and no warning."""
-    folders = Folders(*(DEPLOYMENTS / name for name in ("estate", "policies", "catalog", "workloads")))
+    folders = Folders(*(DEPLOYMENTS / name for name in NAMES))
     assert check(folders, NOON) == []
 
 
@@ -164,6 +171,40 @@ def test_every_dataset_carries_the_label_of_its_raw_data(workload: str) -> None:
         ("workloads/nafld.yaml", "sites: [onprem-fra]", "sites: [onprem-ffm]", "`onprem-ffm` is none of the estate's sites"),
         ("workloads/nafld.yaml", "home: onprem-fra", "home: control", "`control` is no data site"),
         ("policies/residency.cedar", "unless", "unles", "not Cedar"),
+        (
+            "estate/sites.yaml",
+            "hipaa: null",
+            "HIPAA: null",
+            "no rule asks for certification `HIPAA` of `onprem-fra`\n  fix: did you mean `hipaa`",
+        ),
+        ("estate/sites.yaml", "multiplier: 0.6", "multiplier: 60", "costs 60 times its price"),
+        ("estate/sites.yaml", 'from: "22:00", to: "06:00"', 'from: "22:00", to: "22:00"', "is the whole day"),
+        ("estate/pools.yaml", "template: kubernetes", "template: kubernets", "template `kubernets`, which is not there"),
+        ("estate/latency.csv", "CH,aws-us-east-1", "XX,aws-us-east-1", "latency.csv:2: `[0].country`: `XX` is no ISO country"),
+        ("estate/latency.csv", "CH,aws-us-east-1,91,141.5", "CH,aws-us-east-1,91,14.5", "`p99_ms` 14.5 is less than `p50_ms` 91"),
+        ("estate/latency.csv", "CH,aws-us-east-1,91,141.5", "CH,aws-us-east-1,,", "no round-trip time from `CH` to `aws-us-east-1`"),
+        ("estate/offers.csv", "arm64", "ARM64", "offers.csv:2: `[0].Arch`: `ARM64` is no architecture\n  fix: write `arm64`"),
+        ("estate/offers.csv", "x86_64", "amd64", "fix: write `x86_64`"),
+        ("estate/offers.csv", ",2024-02-21\n", ",yesterday\n", "offers.csv:2: `[0].as_of`: `yesterday` is not a day"),
+        ("estate/carbon.csv", ",2024-12-31\n", ",2094-12-31\n", "`2094-12-31` is yet to come"),
+        ("estate/carbon.csv", "CH,*,*", "CHH,*,*", "zones where no site is: `CHH`\n  fix: did you mean `CH`"),
+        ("estate/blocs.yaml", "needs: dpf", "needs: dfp", "needs `dfp`, which no site holds\n  fix: did you mean `dpf`"),
+        (
+            "estate/blocs.yaml",
+            "until: 2031-12-27",
+            "until: 2021-12-27",
+            "blocs.yaml:13: `adequacy.GB`: the adequacy decision for `GB` ended",
+        ),
+        ("policies/exceptions.yaml", "exceptions: []", EXCEPTION, "names `nafdl`, which is not declared\n  fix: did you mean `nafld`"),
+        ("policies/exceptions.yaml", "exceptions: []", EXCEPTION, "names `nowhere-vertex`, which is not declared"),
+        (
+            "workloads/nafld.yaml",
+            "defaults:\n",
+            "defaults:\n  restrict: {pools: [nowhere]}\n",
+            "nafld.yaml:16: `defaults.restrict.pools`: `nowhere` is none",
+        ),
+        ("workloads/nafld.yaml", "defaults:\n", "defaults:\n  restrict: {offers: [m9.*]}\n", "`m9.*` fits none of the estate's offers"),
+        ("workloads/nafld.yaml", "memory_gib: 16,", "memory_gib: 16, accelerators: {H1000: 1},", "no offer of the estate has `H1000`"),
     ],
 )
 def test_an_inconsistency_is_found(copy_of: Folders, file: str, old: str, new: str, told: str) -> None:
@@ -187,6 +228,152 @@ def test_all_inconsistencies_are_found_in_one_pass(copy_of: Folders) -> None:
         path.write_text(path.read_text().replace(old, new, 1))
     files = {Path(finding.problem.file or "").name for finding in check(copy_of, NOON)}
     assert {"pools.yaml", "nafld.yaml", "gdpr.cedar"} <= files
+
+
+def checked(folders: Folders) -> list[str]:
+    """What the command finds, sorted; whatever else is wrong, no finding comes twice."""
+    options = [text for name in ("estate", "policies", "catalog", "workloads") for text in (f"--{name}", str(getattr(folders, name)))]
+    found = json.loads(CliRunner().invoke(estate_app, ["check", *options, "--json"]).output)["findings"]
+    told = sorted(json.dumps(finding) for finding in found)
+    assert len(set(told)) == len(told)
+    return told
+
+
+@pytest.mark.parametrize(
+    ("file", "right", "wrong", "told"),
+    [
+        ("pools.yaml", "site: aws-us-east-1\n", "site: nowhere\n", 2),
+        ("offers.csv", "\ngcp-us-central1,", "\nnowhere,", 6),
+        ("egress.csv", "onprem-fra,*", "nowhere,*", 1),
+        ("egress.csv", "aws-eu-central-1,aws-us-east-1", "nowhere,elsewhere", 2),
+        ("latency.csv", "DE,onprem-fra", "DE,nowhere", 1),
+        ("speeds.csv", "a100-16c-128g,", "a100,", 1),
+        ("pools.yaml", "name: gcp-europe-west6-cloudrun", "name: gcp-us-central1-cloudrun", 1),
+    ],
+)
+def test_a_row_that_contradicts_others_hides_nothing_and_nothing_follows_from_it(
+    copy_of: Folders, file: str, right: str, wrong: str, told: int
+) -> None:
+    """Beside it the check finds exactly what it finds once that row is put right."""
+    (copy_of.estate / "speeds.csv").write_text("hardware,relative,source\na100-16c-128g,2,a benchmark\n")
+    pools = (copy_of.estate / "pools.yaml").read_text()
+    (copy_of.estate / "pools.yaml").write_text(pools.replace('["cpu-*", "a100-*"]', '["cpu-*", "zzz-*"]'))
+    workload = (copy_of.workloads / "nafld.yaml").read_text()
+    (copy_of.workloads / "nafld.yaml").write_text(workload.replace("sites: [onprem-fra]", "sites: [onprem-ffm]", 1))
+    before, path = checked(copy_of), copy_of.estate / file
+    text = path.read_text()
+    assert right in text and {"zzz-*", "onprem-ffm"} <= set(re.findall(r"zzz-\*|onprem-ffm", "".join(before)))
+    path.write_text(text.replace(right, wrong))
+    after = checked(copy_of)
+    assert set(before) <= set(after) and len(after) == len(before) + told
+
+
+@pytest.mark.parametrize(
+    ("file", "right", "wrong", "told", "hidden"),
+    [
+        ("estate/pools.yaml", "  capacity: {nodes: 8}", "  capacity: {nodes: -8}", 1, ""),
+        ("estate/pools.yaml", "- name: aws-us-east-1-ecs", "- nam: aws-us-east-1-ecs", 2, ""),
+        ("estate/sites.yaml", "country: CH\n", "country: Switzerland\n", 1, ""),
+        ("estate/sites.yaml", "id: gcp-europe-west6", "idd: gcp-europe-west6", 2, "nowhere"),
+        ("estate/sites.yaml", "- id: control", "- [id: control", 1, "nowhere|onprem-fra"),
+        ("estate/offers.csv", "4,8,0.1649", "4,8,cheap", 1, ""),
+        ("estate/offers.csv", "InstanceType", "InstanceTyp", 2, "zzz|A100|a100"),
+        ("estate/offers.csv", "AcceleratorName", "AcceleratorNam", 1, "A100|a100"),
+        ("estate/offers.csv", "Price,SpotPrice", "Pric,SpotPric", 2, "A100|a100"),
+        ("estate/egress.csv", "onprem-fra,*,", "onprem-fra,*,-", 1, ""),
+        ("estate/egress.csv", "src,dst", "scr,dst", 2, ""),
+        ("estate/latency.csv", "DE,onprem-fra,", "DE,onprem-fra,-", 1, ""),
+        ("estate/latency.csv", "country", "contry", 2, ""),
+        ("estate/carbon.csv", "CH,*,*,15.05", "CH,*,*,little", 1, ""),
+        ("estate/blocs.yaml", "[EU, IS", "[EU, UK", 1, ""),
+        ("workloads/flight_delay.yaml", "owner:", "ownr:", 2, ""),
+    ],
+)
+def test_what_cannot_be_read_hides_nothing_else_and_nothing_follows_from_it(
+    copy_of: Folders, file: str, right: str, wrong: str, told: int, hidden: str
+) -> None:
+    """`hidden` is in what the check finds of that file's rows and can tell only once they are put right."""
+    for broken, old, new in (
+        ("estate/pools.yaml", '["cpu-*", "a100-*"]', '["cpu-*", "zzz-*"]'),
+        ("estate/egress.csv", "aws-eu-central-1,aws-us-east-1", "aws-eu-central-1,nowhere"),
+        ("workloads/nafld.yaml", "home: onprem-fra", "home: nowhere"),
+        ("catalog/nafld.yaml", "home: onprem-fra, size_gb: 0.001", "home: nowhere, size_gb: 0.001"),
+        ("policies/gdpr.cedar", "gdpr_basis)", "gdpr_base)"),
+    ):
+        path = copy_of.estate.parent / broken
+        path.write_text(path.read_text().replace(old, new, 1))
+    before, path = checked(copy_of), copy_of.estate.parent / file
+    text = path.read_text()
+    assert right in text and len(before) == 7
+    path.write_text(text.replace(right, wrong, 1))
+    after = checked(copy_of)
+    assert len(set(after) - set(before)) == told
+    assert all(hidden and re.search(hidden, json.loads(one)["what"]) for one in set(before) - set(after))
+
+
+def test_bad_cells_bad_columns_and_doubled_rows_come_at_once(copy_of: Folders) -> None:
+    """None hides another."""
+    path = copy_of.estate / "egress.csv"
+    path.write_text("src,dst,usd_per_gb,gbit\n*,*,1,1\n*,*,1,1\n*,onprem-fra,-1,1\n*,nowhere,,1\n")
+    found = [finding.problem for finding in check(copy_of, NOON) if finding.problem.file == str(path)]
+    assert [(one.line, one.what.split(" ")[0]) for one in found] == [
+        (1, "unknown"), (4, "`-1`"), (5, "`usd_per_gb`"), (3, "`*`,"), (5, "`nowhere`"),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("file", "fix"),
+    [
+        ("estate/egres.csv", "did you mean `egress.csv`?"),
+        ("estate/speed.csv", "did you mean `speeds.csv`?"),
+        ("estate/Carbon.csv", "did you mean `carbon.csv`?"),
+        ("estate/blocs.yml", "did you mean `blocs.yaml`?"),
+        ("estate/prices.csv", "rename it, or keep it elsewhere"),
+        ("catalog/zz.yml", "did you mean `zz.yaml`?"),
+        ("workloads/zz.yml", "did you mean `zz.yaml`?"),
+        ("policies/exception.yaml", "did you mean `exceptions.yaml`?"),
+        ("policies/more.CEDAR", "rename it, or keep it elsewhere"),
+    ],
+)
+def test_a_file_that_nothing_reads_is_told(copy_of: Folders, file: str, fix: str) -> None:
+    """It would be taken for part of the declarations."""
+    path = copy_of.estate.parent / file
+    path.write_text("")
+    (finding,) = check(copy_of, NOON)
+    assert (finding.severity, finding.problem.file, finding.problem.fix) == ("warning", str(path), fix)
+
+
+@pytest.mark.parametrize(
+    "file",
+    ["estate/blocs.yaml", "estate/egress.csv", "estate/sites.yaml", "policies/exceptions.yaml", "policies/more.cedar", "catalog/more.yaml"],
+)
+@pytest.mark.parametrize("to", ["", "nowhere"])
+def test_a_link_that_leads_nowhere_is_not_a_file_that_is_left_out(copy_of: Folders, file: str, to: str) -> None:
+    """Dangling or a loop."""
+    path = copy_of.estate.parent / file
+    path.unlink(missing_ok=True)
+    path.symlink_to(to or path.name)
+    assert [finding.problem.file for finding in check(copy_of, NOON) if finding.severity == "error"] == [str(path)]
+
+
+def test_a_table_that_is_wrong_throughout_is_told_by_its_first_findings(copy_of: Folders) -> None:
+    """As text; as data, all are there."""
+    rows = "".join(f"nowhere,m{row},1\n" for row in range(50))
+    (copy_of.estate / "offers.csv").write_text("site,InstanceType,Price\n" + rows)
+    options = ["check", "--estate", str(copy_of.estate)]
+    lines = CliRunner().invoke(estate_app, options).output.splitlines()
+    assert sum("`nowhere` is no site" in line for line in lines) == 20 and any("and 30 more" in line for line in lines)
+    assert len(json.loads(CliRunner().invoke(estate_app, [*options, "--json"]).output)["findings"]) >= 50
+
+
+def test_a_part_of_a_gpu_that_fits_no_offer_hides_nothing(copy_of: Folders) -> None:
+    """The estate cannot be loaded with it, and is looked at all the same."""
+    path = copy_of.estate / "pools.yaml"
+    path.write_text(
+        path.read_text().replace("queue: tradewind\n", "queue: tradewind\n    gpu_fraction: 0.5\n").replace('"g5.*"', '"zzz-*"')
+    )
+    found = "".join(checked(copy_of))
+    assert "runs of `onprem-fra-k8s` get 0.5" in found and "`zzz-*` of `aws-us-east-1-ecs` fits no offer" in found
 
 
 def test_the_check_command_says_that_everything_fits() -> None:

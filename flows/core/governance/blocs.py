@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import date
 from functools import cached_property
 from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import PydanticCustomError
 
 ANYWHERE = "anywhere"
 """The area above all: a residency that leaves every country open."""
@@ -65,17 +66,22 @@ class Blocs(BaseModel):
 
     @model_validator(mode="after")
     def _members_are_known(self) -> Self:
+        found = [PydanticCustomError("wrong", "{what}", {"what": what, "path": path}) for what, path in self._mistakes()]
+        if found:
+            raise ValidationError.from_exception_data("Blocs", [{"type": one, "loc": (), "input": None} for one in found])
+        return self
+
+    def _mistakes(self) -> Iterator[tuple[str, tuple[str, ...]]]:
         for name, members in self.blocs.items():
             if name in ISO_COUNTRIES or name == ANYWHERE:
-                raise ValueError(f"bloc `{name}` has the name of a country or of the area above all")
+                yield f"bloc `{name}` has the name of a country or of the area above all", ("blocs", name)
             if unknown := sorted(member for member in members if member not in self.blocs and member not in ISO_COUNTRIES):
                 told = f"`{'`, `'.join(unknown)}`{_hint(unknown)}"
-                raise ValueError(f"bloc `{name}` has members that are neither a country nor a bloc: {told}")
+                yield f"bloc `{name}` has members that are neither a country nor a bloc: {told}", ("blocs", name)
             if name in self._descend(name):
-                raise ValueError(f"bloc `{name}` contains itself")
-        if unknown := sorted(set(self.adequacy) - ISO_COUNTRIES):
-            raise ValueError(f"adequacy names no country: `{'`, `'.join(unknown)}`{_hint(unknown)}")
-        return self
+                yield f"bloc `{name}` contains itself", ("blocs", name)
+        for code in sorted(set(self.adequacy) - ISO_COUNTRIES):
+            yield f"adequacy names no country: `{code}`{_hint([code])}", ("adequacy", code)
 
     def _descend(self, name: str) -> set[str]:
         found: set[str] = set()

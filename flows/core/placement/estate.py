@@ -50,6 +50,16 @@ def _zone(name: str) -> str:
     return name
 
 
+def _one_folder(name: str) -> str:
+    if "/" in name or name.startswith("."):
+        raise ValueError(f"`{name}` is a path; expected a name without `/` that does not begin with `.`: folders are called by it")
+    return name
+
+
+Id = Annotated[Name, AfterValidator(_one_folder)]
+"""A name that folders and deployments are called by."""
+
+
 def _blank(value: object) -> object:
     """An empty cell of a table is a missing value."""
     return None if isinstance(value, str) and not value.strip() else value
@@ -84,7 +94,7 @@ class Site(Model):
     ARN; Google: a service account), `access_provider` Google's provider that knows runs at AWS by their role.
     """
 
-    id: Name
+    id: Id
     cloud: Name
     region: Line | None = None
     account: Name | None = None
@@ -124,7 +134,7 @@ class Pool(Model):
     know the pool's runs.
     """
 
-    name: Name
+    name: Id
     site: Name
     type: PoolType
     template: Name | None = None
