@@ -7,8 +7,9 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import date
+from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import cedarpy
 
@@ -25,6 +26,8 @@ FOLDER = "policies"
 """How reasons name the folder, wherever it really lies: a decision's bytes do not depend on the machine."""
 ANNOTATIONS = ("id", "owner", "basis", "expires", "message")
 """What every rule should carry; a forbid also says `@observed` and `@required`."""
+
+T = TypeVar("T")
 
 PLACEHOLDER = re.compile(r"\{([^{}]*)\}")
 
@@ -163,13 +166,18 @@ def rules_from(texts: Mapping[str, str], folder: str = FOLDER) -> RuleBook:
     if SCHEMA_FILE not in texts:
         raise UserError("no schema here", file=folder, expected=f"`{SCHEMA_FILE}`")
     files = {name: str(Path(folder, name)) for name in texts}
-    schema = _schema(files[SCHEMA_FILE], texts[SCHEMA_FILE])
+    problems: list[Problem] = []
+    schema = _told(lambda: _schema(files[SCHEMA_FILE], texts[SCHEMA_FILE]), problems)
     rules: dict[str, Rule] = {}
     bodies: dict[str, Any] = {}
-    problems: list[Problem] = []
+    whole = True
     for name in sorted((name for name in texts if name.endswith(".cedar")), key=PurePosixPath):
-        found = _rules_of(name, texts[name], files[name])
-        problems += _misfits(texts[name], schema, [rule for rule, _ in found])
+        found = _told(partial(_rules_of, name, texts[name], files[name]), problems)
+        if found is None:
+            whole = False
+            continue
+        if schema is not None:
+            problems += _misfits(texts[name], schema, [rule for rule, _ in found])
         for rule, body in found:
             if rule.id in rules:
                 first = rules[rule.id]
@@ -178,10 +186,11 @@ def rules_from(texts: Mapping[str, str], folder: str = FOLDER) -> RuleBook:
                 )
             rules[rule.id], bodies[rule.id] = rule, body
             problems += [*_unknown_placeholders(rule), *_exceptions_unheard(rule, body)]
-    if problems:
+    listed = {name: (files[name], texts[name]) for name in DATA_FILES if name in texts}
+    data = _told(lambda: policy_data(listed, rules if whole else None), problems)
+    if problems or schema is None or data is None:
         raise UserError(problems=problems)
     policies = _policy_set(bodies)
-    data = policy_data({name: (files[name], texts[name]) for name in DATA_FILES if name in texts}, rules)
     named = sorted((name, sha256_hex(text.encode())) for name, text in texts.items())
     order = {id_: position for position, id_ in enumerate(rules)}
     return RuleBook(rules, policies, schema, content_hash(named), order, texts, bodies, data)
@@ -189,6 +198,15 @@ def rules_from(texts: Mapping[str, str], folder: str = FOLDER) -> RuleBook:
 
 def _policy_set(bodies: Mapping[str, Any]) -> cedarpy.PolicySet:
     return cedarpy.PolicySet.from_json_str(json.dumps({"staticPolicies": dict(bodies), "templates": {}, "templateLinks": []}))
+
+
+def _told(read: Callable[[], T], problems: list[Problem]) -> T | None:
+    """What is read; None, with what is wrong among the problems, if it cannot be."""
+    try:
+        return read()
+    except UserError as error:
+        problems += error.problems
+        return None
 
 
 def _lf(text: str) -> str:
@@ -199,14 +217,16 @@ def _schema(file: str, text: str) -> cedarpy.Schema:
     try:
         return cedarpy.Schema.from_str(text)
     except ValueError as error:
-        raise UserError(f"not a Cedar schema: {_one_line(error)}", file=file, fix="see the Cedar schema grammar") from None
+        line = _line(text, str(error), cedarpy.Schema.from_str) if str(error).startswith("error parsing schema") else None
+        raise UserError(f"not a Cedar schema: {_one_line(error)}", file=file, line=line, fix="see the Cedar schema grammar") from None
 
 
 def _rules_of(name: str, text: str, file: str) -> list[tuple[Rule, Any]]:
     try:
         parsed = json.loads(cedarpy.policies_to_json_str(text))
     except ValueError as error:
-        raise UserError(f"not Cedar: {_one_line(error)}", file=file, fix="see the Cedar policy grammar") from None
+        line = _line(text, str(error), cedarpy.policies_to_json_str)
+        raise UserError(f"not Cedar: {_one_line(error)}", file=file, line=line, fix="see the Cedar policy grammar") from None
     if parsed.get("templates"):
         raise UserError("policy templates are not used here", file=file, fix="write each rule out")
     found = []
@@ -217,6 +237,28 @@ def _rules_of(name: str, text: str, file: str) -> list[tuple[Rule, Any]]:
         rule = Rule(id_, body["effect"], f"{FOLDER}/{name}", file, _line_of(id_, text), annotations)
         found.append((rule, body))
     return found
+
+
+def _line(text: str, told: str, parse: Callable[[str], object]) -> int:
+    """The line of the token that cannot stand there, else of the statement that Cedar refuses so: Cedar tells neither.
+
+    No token spans lines: the shortest beginning that is refused alike ends at the token, the shortest end of that begins the statement.
+    """
+    lines = text.rstrip().split("\n")
+
+    def alike(first: int, last: int) -> bool:
+        try:
+            parse("\n".join(lines[first:last]))
+        except ValueError as error:
+            return str(error) == told
+        return False
+
+    end = len(lines)
+    if not told.endswith("unexpected end of input"):
+        end = next((last for last in range(1, end) if alike(0, last)), end)
+        if "unexpected token" in told or told.endswith("invalid token"):
+            return end
+    return next((first + 1 for first in reversed(range(end)) if alike(first, end)), end)
 
 
 def _line_of(id_: str, text: str) -> int:

@@ -147,6 +147,7 @@ def test_no_unknown_key_is_left_out_in_silence(files: Path, name: str) -> None:
         (("window", "deadline"), "2026-01-05T08:00:00Z", "`earliest` is not before `deadline`"),
         (("window", "deadline"), "2026-01-05T08:00:00", "has no offset"),
         (("window", "deadline"), "2499-01-01T00:00:00Z", "longer than 366 days"),
+        (("window",), {"earliest": "2499-01-05T08:00:00Z"}, "`window.earliest`: more than 366 days after the decision"),
         (("budget_usd",), Literal(".nan"), "is not a number that can be compared"),
         (("budget_usd",), Literal(".inf"), "is not a number that can be compared"),
         (("budget_usd",), -1, "greater than or equal to 0"),

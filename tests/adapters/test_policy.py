@@ -229,6 +229,44 @@ def test_a_broken_rule_never_loads(rules: Path, old: str, new: str, told: str) -
     assert "residency.cedar" in (caught.value.problems[0].file or "")
 
 
+@pytest.mark.parametrize(
+    ("text", "line", "told"),
+    [
+        ("// a; b\npermit (principal,\n  action resource);", 3, "unexpected token `resource`"),
+        ('@id("a;b")\npermit (principal, action, resource)\nwhen { 1 ==\n};\n', 4, "unexpected token `}`"),
+        ("permit (principal, action, resource)\n\nforbid (principal, action, resource);\n", 3, "unexpected token `(`"),
+        ('permit (principal, action, resource);\n@id("a)\nforbid (principal, action, resource);', 2, "invalid token"),
+        ("permit (principal, action, resource);\nforbid (principal, action, resource)\nunless {\n  true\n}\n", 2, "unexpected end"),
+        ("permit (principal, action, resource);\nforbid (principal, action, resource)\nunles {\n  true\n};\n", 2, "condition: unles"),
+        ("permit (principal, action, resource);\n\npermit (principal, action, resource)\nwhen { foo };\n", 3, "variable: foo"),
+    ],
+)
+def test_text_that_is_not_cedar_is_told_with_its_line(rules: Path, text: str, line: int, told: str) -> None:
+    """That of what cannot stand there, else that of the rule; strings and comments may hold anything."""
+    (rules / "new.cedar").write_text("permit (principal, action, resource);\n" + text)
+    with pytest.raises(UserError, match="not Cedar") as caught:
+        CedarPolicy.load(rules, BLOCS)
+    (problem,) = caught.value.problems
+    assert problem.line == line + 1 and told in problem.what
+
+
+def test_all_that_is_wrong_in_a_folder_of_rules_is_told_at_once(rules: Path) -> None:
+    """Two files that are not Cedar, the schema and both lists; what only follows from them is left out."""
+    (rules / "gdpr.cedar").write_text("permit (;\n")
+    (rules / "new.cedar").write_text("forbid\n(;\n")
+    schema = (rules / "schema.cedarschema").read_text()
+    (rules / "schema.cedarschema").write_text(schema.replace("entity Role;", "entity Role"))
+    (rules / "approved_images.yaml").write_text("images:\n- {digest: x}\n")
+    (rules / "exceptions.yaml").write_text("exceptions:\n- {rule: gdpr-basis, workload: w, owner: dpo, reason: r, until: soon}\n")
+    with pytest.raises(UserError) as caught:
+        CedarPolicy.load(rules, BLOCS)
+    found = dict.fromkeys((Path(problem.file or "").name, problem.line) for problem in caught.value.problems)
+    after = schema[: schema.index("entity User")].count("\n") + 1
+    lists = [("approved_images.yaml", 2), ("exceptions.yaml", 2)]
+    assert list(found) == [("schema.cedarschema", after), ("gdpr.cedar", 1), ("new.cedar", 2), *lists]
+    assert "no rule" not in str(caught.value)
+
+
 def test_an_attribute_removed_from_the_schema_is_noticed(rules: Path) -> None:
     """Rules that ask for it no longer load."""
     schema = rules / "schema.cedarschema"

@@ -268,6 +268,7 @@ def test_a_leak_of_one_pool_counts_for_its_site_alone(settings: Settings, monkey
 BROKEN: list[tuple[str, str]] = [
     ("holds_hours: 0\ndemands: []\n", "holds_hours"),
     ("holds_hours: 36\ndemands: [{profile: cloud, sites: [aws-us-east-9]}]\n", "no site `aws-us-east-9`"),
+    ("holds_hours: 36\ndemands:\n- {profile: cloud, sites: ['gcp-*', 'AWS-*']}\n", r"yaml:3: .*`AWS-\*` fits no site; expected one of"),
     ("holds_hours: 36\ndemands: []\nsites: [{site: ham}]\n", "no site `ham`"),
     ("holds_hours: 36\ndemands: [{profile: cloud, sites: ['*'], checks: [tls]}]\n", "`tls` is not allowed"),
     ("holds_hours: 36\ndemands: []\nsites: [{site: onprem-fra, endpoints: ['https://x']}]\n", r"sites\[0\].endpoints\[0\]"),

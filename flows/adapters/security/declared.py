@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,7 +20,7 @@ def load_security(deployments: Path, estate: Estate) -> Security | None:
     """What a folder of declarations demands; None if it has no such file.
 
     Raises:
-        UserError: it is malformed, or names a site that the estate does not have.
+        UserError: it is malformed, or names a site that the estate does not have, or a pattern that fits none.
     """
     path = deployments / SECURITY_FILE
     if not path.exists():
@@ -33,10 +34,15 @@ def load_security(deployments: Path, estate: Estate) -> Security | None:
         if one.site not in estate.site_by_id
     ]
     problems += [
-        declared.problem(("demands", number, "sites", place), f"no site `{pattern}`", expected=known)
+        declared.problem(
+            ("demands", number, "sites", place),
+            f"`{pattern}` fits no site" if "*" in pattern else f"no site `{pattern}`",
+            expected=f"{known}, or a pattern that fits one",
+            fix="a demand that fits nothing demands nothing: correct it, or take it out",
+        )
         for number, demand in enumerate(found.demands)
         for place, pattern in enumerate(demand.sites)
-        if "*" not in pattern and pattern not in estate.site_by_id
+        if not any(fnmatchcase(site.id, pattern) for site in estate.sites)
     ]
     if problems:
         raise UserError(problems=problems)

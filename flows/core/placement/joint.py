@@ -224,11 +224,20 @@ def in_order_of_flow(steps: Mapping[str, Request], edges: Sequence[Edge]) -> tup
     while left:
         free = sorted(left - {edge.to for edge in edges if edge.from_ in left})
         if not free:
-            names = "`, `".join(sorted(left))
-            raise UserError(f"the edges lead in a circle: `{names}`", field="edges", expected="steps that wait only for steps before them")
+            raise _circle(left, edges)
         found.append(free[0])
         left.remove(free[0])
     return tuple(found)
+
+
+def _circle(steps: set[str], edges: Sequence[Edge]) -> UserError:
+    """That the steps wait for each other, in the words of their requests and at the first that reads; without those that only follow."""
+    while ends := steps - {edge.from_ for edge in edges if edge.to in steps}:
+        steps = steps - ends
+    inside = sorted((edge.to, edge.dataset, edge.from_) for edge in edges if {edge.from_, edge.to} <= steps)
+    told = "; ".join(f"`{to}` reads `{dataset}`, which `{maker}` writes" for to, dataset, maker in inside)
+    expected = "steps that read only what steps before them write"
+    return UserError(f"the steps wait for each other in a circle: {told}", field=f"steps.{inside[0][0]}.datasets", expected=expected)
 
 
 def _hop(edge: Edge, maker: Request, catalog: Catalog) -> Hop:

@@ -175,6 +175,9 @@ def resolve(
         problems.append(
             Problem(what, field="runtime", fix="write `runtime: {p50_hours: …, p90_hours: …}`, or an estimate in the conditions")
         )
+    if request.window.earliest is not None and request.window.earliest - at > LONGEST_WINDOW:
+        what = f"more than {LONGEST_WINDOW.days} days after the decision, and prices are followed up to it"
+        problems.append(Problem(what, field="window.earliest", expected="an earlier start", fix="ask again when it is nearer"))
     deadline = None if request.step == "serve" else request.window.deadline
     if deadline is not None and deadline - max(at, request.window.earliest or at) > LONGEST_WINDOW:
         what = f"the window is longer than {LONGEST_WINDOW.days} days, and each of its hours is a possible start"

@@ -19,6 +19,7 @@ from pydantic import BaseModel, ValidationError
 from flows.core.errors import Problem, UserError
 from flows.core.governance.labels import Catalog
 from flows.core.placement.estate import Estate, Offer
+from flows.core.placement.names import Unknown, unknown_capacities, unknown_in_conditions
 from flows.core.placement.request import Conditions, Request
 
 OPTION = "--what-if"
@@ -93,6 +94,21 @@ def apply(wanted: Iterable[Change], given: Given) -> Given:
     return given
 
 
+def unknown_names(before: Given, after: Given) -> list[Problem]:
+    """Names that the changes brought into the conditions and capacities and the estate does not have: they would change nothing."""
+    old = _unknown(before)
+    return [
+        Problem(f"`{path}`: {one.what}", field=OPTION, expected=one.expected, fix=one.fix)
+        for path, one in _unknown(after).items()
+        if path not in old
+    ]
+
+
+def _unknown(given: Given) -> dict[str, Unknown]:
+    found = (("conditions", unknown_in_conditions(given.conditions, given.estate)), ("estate", unknown_capacities(given.estate)))
+    return {".".join(map(str, (kind, *one.path))): one for kind, names in found for one in names}
+
+
 def _applied(change: Change, given: Given) -> Given:
     root, _, rest = change.path.partition(".")
     if root == "policies":
@@ -131,7 +147,9 @@ def _value(text: str) -> Any:
     if text.startswith("[") and text.endswith("]"):
         return tuple(part.strip() for part in text[1:-1].split(",") if part.strip())
     if text.startswith("{") and text.endswith("}"):
-        pairs = (part.rpartition(":") for part in text[1:-1].split(",") if part.strip())
+        pairs = [part.rpartition(":") for part in text[1:-1].split(",") if part.strip()]
+        if not all(key.strip() for key, _, _ in pairs):
+            raise UserError(f"`{text}` is no mapping", field=OPTION, expected="`{name: value}`")
         return {key.strip(): inner.strip() for key, _, inner in pairs}
     return text
 
@@ -142,7 +160,8 @@ def _with(model: M, path: str, new: Any, change: Change) -> M:
     key, _, rest = path.partition(".")
     if key not in names:
         expected = "one of " + ", ".join(f"`{name}`" for name in names)
-        raise UserError(f"`{change.path}`: there is no `{key}`", field=OPTION, expected=expected)
+        what = f"there is no `{key}`" if key else "what of it is not named"
+        raise UserError(f"`{change.path}`: {what}", field=OPTION, expected=expected)
     shallow = {alias: getattr(model, name) for alias, name in names.items()}
     shallow[key] = _inside(shallow[key], rest, new, change) if rest else new
     try:
