@@ -38,7 +38,8 @@ def api_url(settings: Settings) -> str:
     """Where the server is: `PREFECT_API_URL`, else the running embedded stack, else (cloud profile) the active Prefect profile.
 
     Raises:
-        UserError: none is known; apply never starts a server of its own.
+        Unavailable: the embedded stack does not run; apply never starts a server of its own.
+        UserError: none is named.
     """
     if url := os.environ.get("PREFECT_API_URL"):
         return url
@@ -47,7 +48,7 @@ def api_url(settings: Settings) -> str:
 
         service = read_records(settings.home).services.get(PREFECT)
         if service is None or not service.api_url:
-            raise UserError("no Prefect server is running for the embedded profile", fix="start the stack with `tradewind up`")
+            raise Unavailable("no Prefect server is running for the embedded profile", fix="start the stack with `tradewind up`")
         return service.api_url
     from prefect.settings import get_current_settings
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import json
@@ -70,10 +71,24 @@ def parse_since(text: str | None, field: str = "--since") -> datetime | None:
 
     try:
         return as_instant(text)
-    except ValueError:
+    except (ValueError, OverflowError):  # the latter: within an offset of the first or the last day of all
         raise UserError(
             f"`{text}` is no instant", field=field, expected="a date or an instant with its offset, such as `2026-01-05T08:00:00Z`"
         ) from None
+
+
+def parse_period(since: str | None, until: str | None) -> tuple[datetime | None, datetime | None]:
+    """The instants of `--since` and `--until`.
+
+    Raises:
+        UserError: one is no instant, or the period ends before it begins.
+    """
+    from flows.core.errors import UserError
+
+    start, end = parse_since(since), parse_since(until, "--until")
+    if start is not None and end is not None and start >= end:
+        raise UserError("the period ends before it begins", field="--since", expected=f"an instant before `{until}`")
+    return start, end
 
 
 def write_whole(path: Path, text: str, field: str = "--out") -> None:
@@ -84,12 +99,15 @@ def write_whole(path: Path, text: str, field: str = "--out") -> None:
     """
     from flows.core.errors import UserError
 
+    if not path.name:
+        raise UserError(f"`{path}` cannot be written: it names no file", field=field)
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         draft.write_text(text, encoding="utf-8", newline="")
         draft.replace(path)
     except OSError as error:
-        draft.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            draft.unlink()
         raise UserError(f"`{path}` cannot be written: {(error.strerror or '').lower()}", field=field) from error
 
 

@@ -23,7 +23,9 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 def erase(
     subject: Annotated[str | None, typer.Argument(help="A person's key, as the source has it.", show_default=False)] = None,
     workload: Annotated[str | None, typer.Option("--workload", help="Only from this one; left out: all that declare a subject.")] = None,
-    column: Annotated[list[str] | None, typer.Option("--column", help="A column with people's keys; left out: as declared.")] = None,
+    column: Annotated[
+        list[str] | None, typer.Option("--column", help="A column with people's keys, of any table of the workload; left out: as declared.")
+    ] = None,
     from_file: Annotated[str | None, typer.Option("--from-file", metavar="FILE", help="Read the key from a file, or `-`.")] = None,
     yes: Annotated[bool, typer.Option("--yes", help="Erase; left out: only look and say what would go.")] = False,
     as_json: AsJson = False,
@@ -45,6 +47,8 @@ def erase(
     if not names:
         raise UserError("no workload declares which of its columns hold keys of people", field="--workload", fix="see docs/erasure.md")
     with connected(stack):
+        for name in names:  # before the first request is stored
+            erasing.require_columns(state, declarations, name, column or ())
         identity, secret, at = who(settings), subject_secrets.reference_key(), datetime.now(UTC)
         asked = [erasing.ask(state, settings, identity, name, key, key=secret, apply=yes, columns=column or (), at=at) for name in names]
         for one in asked:

@@ -50,6 +50,7 @@ def check(
         policies=policies or declared / "policies",
         catalog=catalog or (declared / "catalog" if own else None),
         workloads=workloads or (declared / "workloads" if own else None),
+        templates=declared / "templates",
     )
     findings = check_now(folders, datetime.now(UTC))
     typer.echo(json.dumps(_json(findings), indent=1) if as_json else _text(findings))
@@ -98,8 +99,8 @@ def refresh(
     into: Annotated[Path, typer.Option(help="Folder of the catalogs, as `estate import --skypilot` reads it.")],
     cloud: Annotated[list[str] | None, typer.Option(help="A cloud to fetch, several times for several; left out: all three.")] = None,
     sha256: Annotated[list[str] | None, typer.Option(metavar="CLOUD=HEX", help="What the bytes of a cloud's catalog must hash to.")] = None,
-    timeout: Annotated[float, typer.Option(min=0.1, help="Seconds that one catalog may take.")] = 60.0,
-    max_mb: Annotated[float, typer.Option(min=0.001, help="Megabytes (10^6 bytes) that one catalog may have.")] = 64.0,
+    timeout: Annotated[float, typer.Option(min=0.1, max=86_400, help="Seconds that one catalog may take.")] = 60.0,
+    max_mb: Annotated[float, typer.Option(min=0.001, max=100_000, help="Megabytes (10^6 bytes) that one catalog may have.")] = 64.0,
     as_json: Annotated[bool, typer.Option("--json", help="Print what became of each catalog as JSON.")] = False,
 ) -> None:
     """Fetch price catalogs anew, if they changed: by ETag, checked, limited in time and size. Exit 6 if the server does not answer so."""
@@ -109,7 +110,8 @@ def refresh(
     if unknown := sorted(set(cloud or ()) - set(CLOUDS)):
         raise UserError(f"no cloud `{unknown[0]}`", field="--cloud", expected=f"one of {', '.join(f'`{name}`' for name in CLOUDS)}")
     limits = price_refresh.Limits(seconds=timeout, max_bytes=int(max_mb * 1_000_000))
-    found = price_refresh.refresh(url, into, cloud or CLOUDS, checksums=_checksums(sha256 or ()), limits=limits)
+    clouds = list(dict.fromkeys(cloud or CLOUDS))
+    found = price_refresh.refresh(url, into, clouds, checksums=_checksums(sha256 or (), clouds), limits=limits)
     if as_json:
         typer.echo(json.dumps([asdict(one) for one in found]))
     else:
@@ -117,12 +119,17 @@ def refresh(
             typer.echo(f"{one.cloud}: {one.status}, {one.rows:,} rows, {one.bytes:,} bytes, sha256 {one.sha256}")
 
 
-def _checksums(given: Sequence[str]) -> dict[str, str]:
-    found = {}
+def _checksums(given: Sequence[str], clouds: Sequence[str]) -> dict[str, str]:
+    found: dict[str, str] = {}
     for text in given:
         cloud, _, hexadecimal = text.partition("=")
         if not re.fullmatch(r"[0-9a-fA-F]{64}", hexadecimal):
             raise UserError(f"`{text}` is no checksum", field="--sha256", expected="a cloud and 64 hexadecimal digits: `aws=5f2c…`")
+        if cloud not in clouds:  # left aside, it would let bytes pass that nobody has checked
+            known = ", ".join(f"`{name}`" for name in clouds)
+            raise UserError(f"the catalog of `{cloud}` is not fetched", field="--sha256", expected=f"one of {known}")
+        if cloud in found:
+            raise UserError(f"`{cloud}` has two checksums", field="--sha256", expected="one a cloud")
         found[cloud] = hexadecimal.lower()
     return found
 
@@ -137,6 +144,8 @@ def _day(text: str | None) -> date | None:
 
 
 def _told(report: Report) -> str:
+    from flows.adapters.skypilot import SPOT_DROPPED
+
     offers = ", ".join(f"{cloud} {count:,}" for cloud, count in report.offers.items())
     lines = [
         f"{report.folder}: {report.sites} sites, a pool each; {sum(report.offers.values()):,} offers ({offers}) "
@@ -144,7 +153,7 @@ def _told(report: Report) -> str:
     ]
     for cloud, whys in report.refused.items():
         lines += [f"refused: {cloud} {count:,} rows, {why}" for why, count in whys.items()]
-    lines += [f"spot left out: {cloud} {count:,} rows, spot price 0 or less" for cloud, count in report.spot_dropped.items()]
+    lines += [f"spot left out: {cloud} {count:,} rows, {SPOT_DROPPED.partition(':')[0]}" for cloud, count in report.spot_dropped.items()]
     if report.unknown_regions:
         shown = ", ".join(report.unknown_regions[:10])
         more = len(report.unknown_regions) - 10
@@ -160,8 +169,14 @@ def _counts(findings: Sequence[Finding]) -> tuple[int, int]:
 
 
 def _text(findings: Sequence[Finding]) -> str:
+    from flows.adapters.estate import first
+
     errors, warnings = _counts(findings)
-    lines = [f"{finding.severity}: {finding.problem}" for finding in sorted(findings, key=lambda finding: finding.severity)]
+    lines = [
+        f"{severity}: {problem}"
+        for severity in ("error", "warning")
+        for problem in first(finding.problem for finding in findings if finding.severity == severity)
+    ]
     return "\n".join([*lines, f"{errors} errors, {warnings} warnings" if findings else "everything fits: 0 errors, 0 warnings"])
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from deployments.cli.costs import Since, parse_since
+from deployments.cli.costs import Since, parse_period, parse_since
 
 if TYPE_CHECKING:
     from flows.adapters.settings import Settings
@@ -97,7 +97,7 @@ def _pinned(source: str | None) -> list[str] | None:
 def show(
     kind: Annotated[str | None, typer.Option("--kind", help="Only rows of this kind, such as `transfer` or `promotion`.")] = None,
     since: Since = None,
-    limit: Annotated[int, typer.Option("--limit", min=1, help="At most this many rows, the newest.")] = 50,
+    limit: Annotated[int, typer.Option("--limit", min=1, max=1_000_000, help="At most this many rows, the newest.")] = 50,
     as_json: AsJson = False,
 ) -> None:
     """Print rows in order, the newest last; names are shown until they are erased."""
@@ -140,15 +140,15 @@ def export(
     from flows.services import ledger_export
     from flows.store.database import State
 
-    settings = Settings()
+    settings, (start, end) = Settings(), parse_period(since, until)
     made = ledger_export.export(
         State(settings.state_url),
         _folder(settings, anchors),
         out,
         Path(verify_ledger.__file__),
         at=datetime.now(UTC),
-        since=parse_since(since),
-        until=parse_since(until),
+        since=start,
+        until=end,
         kind=kind,
     )
     typer.echo(f"{made.rows} rows ({made.first} to {made.last}) are in `{out}`, its manifest is {made.digest}")

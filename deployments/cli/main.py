@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import sys
@@ -31,7 +32,10 @@ from deployments.cli import (
     stack,
     sweep,
 )
-from flows.core.errors import TradewindError
+from flows.core.errors import Problem, TradewindError, UserError
+
+USERS = (errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR, errno.EISDIR, errno.EACCES, errno.EROFS)
+"""What is wrong with a path that a user named, wherever a command looks at it first."""
 
 app = typer.Typer(
     name="tradewind",
@@ -84,8 +88,12 @@ def _end(number: int, _frame: FrameType | None) -> None:
 
 def main() -> None:
     """Run the command; a user's mistake ends in one message and the exit code of its kind, Ctrl-C and SIGTERM in 130."""
+    from flows.adapters.settings import unknown_variables
+
     signal.signal(signal.SIGTERM, _end)
     try:
+        for problem in unknown_variables():
+            print(f"tradewind: warning: {problem}", file=sys.stderr)  # noqa: T201 - the message of the command
         app()
     except TradewindError as error:
         for problem in error.problems:
@@ -96,6 +104,12 @@ def main() -> None:
         sys.exit(130)
     except BrokenPipeError:
         os._exit(0)
+    except OSError as error:
+        if error.filename is None or error.errno not in USERS:
+            raise
+        problem = Problem(str(error.strerror).lower(), file=str(error.filename), fix="name another one")
+        print(f"tradewind: {problem}", file=sys.stderr)  # noqa: T201 - the message of the command
+        sys.exit(UserError.exit_code)
 
 
 if __name__ == "__main__":

@@ -16,6 +16,9 @@ SKELETON = Path(__file__).resolve().parent / "skeleton"
 SUFFIX = ".template"
 RESERVED = ("estimators", "registry", "sources", "skeleton")
 """Modules beside the workloads, whose names are taken."""
+NO_TEXT = ("null", "true", "false")
+"""What YAML takes for something else."""
+MOST_LETTERS = 60
 
 
 def new(
@@ -96,13 +99,14 @@ def _render(template: Path, words: Mapping[str, str]) -> str:
 
 
 def _require_usable(name: str) -> None:
-    usable = name.isidentifier() and name.isascii() and name == name.lower() and not name.startswith("_") and not keyword.iskeyword(name)
+    taken = keyword.iskeyword(name) or name in NO_TEXT or len(name) > MOST_LETTERS
+    usable = name.isidentifier() and name.isascii() and name == name.lower() and not name.startswith("_") and not taken
     if not usable:
-        suggestion = "".join(each if each.isascii() and each.isalnum() else "_" for each in name.lower()).strip("_")
-        usable_suggestion = suggestion.isidentifier() and not keyword.iskeyword(suggestion)
+        suggestion = "".join(each if each.isascii() and each.isalnum() else "_" for each in name.lower()).strip("_")[:MOST_LETTERS]
+        usable_suggestion = suggestion.isidentifier() and not keyword.iskeyword(suggestion) and suggestion != name
         raise UserError(
             f"`{name}` cannot name a workload",
-            expected="a python identifier of lower-case letters, digits and `_`, no keyword",
+            expected=f"a python identifier of up to {MOST_LETTERS} lower-case letters, digits and `_`, no keyword of python or yaml",
             fix=f"`tradewind new {suggestion}`" if usable_suggestion else None,
         )
     if name in RESERVED:

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import os
+import re
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from flows.core.errors import UserError
+from flows.core.errors import Problem, UserError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from rich.console import Console
 
+    from flows.adapters.declared import Declared
     from flows.adapters.policy import CedarPolicy
-    from flows.core.placement import Decision
+    from flows.core.governance.labels import Catalog
+    from flows.core.placement import Decision, Request
     from flows.core.placement.joint import JointDecision
     from flows.core.placement.whatif import Excepted
 
@@ -27,7 +30,7 @@ PAGE_WIDTH = 160
 
 
 def place(
-    request: Annotated[Path, typer.Argument(metavar="REQUEST.yaml", help="What wants a place; each YAML document is one request.")],
+    request: Annotated[Path, typer.Argument(metavar="REQUEST.yaml", help="What wants a place, or `-`; each YAML document is one request.")],
     estate: Annotated[Path | None, typer.Option(help="Folder of the estate; left out: the declared one.")] = None,
     policies: Annotated[Path | None, typer.Option(help="Folder of Cedar rules; left out: the declared one.")] = None,
     catalog: Annotated[Path | None, typer.Option(help="Catalog file or folder; left out: the declared one, taken as current.")] = None,
@@ -49,19 +52,30 @@ def place(
     from flows.adapters.catalog import load_catalog
     from flows.adapters.estate import load_estate
     from flows.adapters.policy import CedarPolicy
-    from flows.adapters.requests import load_conditions, located, read_requests
+    from flows.adapters.requests import located, read_conditions, read_requests, unknown_name
     from flows.adapters.settings import Settings
     from flows.core.governance.imports import imports_told
     from flows.core.placement import Conditions, whatif
     from flows.core.placement import place as decide
+    from flows.core.placement.names import unknown_in_request
 
     declared = Settings().deployments
     moment = instant_of(at)
-    requests = read_requests(request)
+    requests = read_requests(Path("/dev/stdin") if str(request) == "-" else request)
     infrastructure = load_estate(estate or declared / "estate")
     rules = CedarPolicy.load(policies or declared / "policies", infrastructure.blocs)
     labels = load_catalog(catalog) if catalog else catalog_bridge.seen(load_catalog(declared / "catalog", as_of=moment), Settings())
-    frozen = load_conditions(conditions) if conditions else Conditions()
+    frozen, unknown = read_conditions(conditions, infrastructure) if conditions else (Conditions(), [])
+    if wanted := [change for text in what_if or () for change in whatif.changes(text)]:
+        first = whatif.Given(requests[0][0], infrastructure, labels, frozen)
+        unknown += whatif.unknown_names(first, whatif.apply(wanted, first))
+    if unknown:
+        raise UserError(problems=unknown)
+    for one, document in requests:
+        if doubt := unknown_workload(one, document, labels, declared / "workloads"):
+            typer.echo(f"warning: {doubt}", err=True)
+        for name in unknown_in_request(one, infrastructure):
+            typer.echo(f"warning: {unknown_name(name, document)}", err=True)
     if joint:
         if what_if:
             raise UserError("`--what-if` changes one request, not steps that are placed together", field="--what-if", fix="leave out one")
@@ -81,7 +95,6 @@ def place(
         if together.usd_total is None:
             raise typer.Exit(NOTHING_FEASIBLE)
         return
-    wanted = [change for text in what_if or () for change in whatif.changes(text)]
     decisions = []
     told = []
     for one, document in requests:
@@ -122,6 +135,8 @@ def explain(
     from flows.store import decisions, plans
     from flows.store.database import State
 
+    if not decision.strip():
+        raise UserError("no decision is named", field="DECISION", expected="the `decision_id` of a run's decision, or its beginning")
     settings = Settings()
     with State(settings.state_url).reading() as tx:
         planned = plans.find(tx, decision, limit=2)
@@ -168,7 +183,7 @@ def show_imports(imported: Sequence[dict[str, Any]]) -> None:
         screen.print(Text(f"  {line}", style="yellow" if row["stale"] or row["clash"] else ""))
 
 
-def instant_of(text: str | None) -> datetime:
+def instant_of(text: str | None, field: str = "--at") -> datetime:
     """The instant that the user wrote, in UTC; now, in whole seconds, if nothing was written.
 
     Raises:
@@ -183,8 +198,8 @@ def instant_of(text: str | None) -> datetime:
     try:
         moment: datetime = TypeAdapter(Instant).validate_python(text)
     except ValidationError as error:
-        what = error.errors()[0]["msg"].removeprefix("Value error, ")
-        raise UserError(what, field="--at", expected="an instant such as `2026-01-05T08:00:00Z`") from None
+        what = re.split(" such as |; write ", error.errors()[0]["msg"].removeprefix("Value error, "))[0]
+        raise UserError(what, field=field, expected="an instant such as `2026-01-05T08:00:00Z`") from None
     return moment
 
 
@@ -204,20 +219,42 @@ def with_default_runtime(conditions: Any, request: Any, workloads: Path) -> Any:
     return conditions.model_copy(update={"runtimes": (*conditions.runtimes, default)})
 
 
+def unknown_workload(request: Request, document: Declared, labels: Catalog, workloads: Path) -> Problem | None:
+    """What is wrong with a request that no label holds back because its workload is declared nowhere and it names no dataset."""
+    known = sorted({*labels.workloads, *(path.stem for path in workloads.glob("*.yaml"))})
+    if request.datasets or request.workload in known:
+        return None
+    what = f"neither the catalog nor a declaration knows `{request.workload}`, and no dataset is named: placed as if it read nothing"
+    expected = f"one of {', '.join(f'`{name}`' for name in known)}" if known else "a workload; none is declared"
+    return document.problem(("workload",), what, expected=expected, fix="check the spelling, or name its `datasets`")
+
+
 def with_exceptions(rules: CedarPolicy, exceptions: Sequence[Excepted]) -> CedarPolicy:
     """The rules as if their owners had granted these exceptions.
 
     Raises:
         UserError: a rule that is not there or allows none, or another owner than its own.
     """
+    from pydantic import ValidationError
+
     from flows.adapters.policy_data import Granted
+    from flows.core.placement.whatif import OPTION
 
     if not exceptions:
         return rules
-    return rules.excepting(
-        Granted(rule=one.rule, workload=one.workload, pools=one.pools, owner=one.owner, reason="what if", until=one.until)
-        for one in exceptions
-    )
+    granted = []
+    for one in exceptions:
+        try:
+            granted.append(
+                Granted(rule=one.rule, workload=one.workload, pools=one.pools, owner=one.owner, reason="what if", until=one.until)
+            )
+        except ValidationError as error:
+            wrong = error.errors()[0]
+            raise UserError(f"`{one.rule}` cannot be excepted: {wrong['loc'][0]}: {wrong['msg'].lower()}", field=OPTION) from None
+    try:
+        return rules.excepting(granted)
+    except UserError as error:  # its places are of a file that nobody has written
+        raise UserError(problems=[Problem(one.what, field=OPTION, expected=one.expected, fix=one.fix) for one in error.problems]) from None
 
 
 def show(decision: Mapping[str, Any], console: Console | None = None) -> None:

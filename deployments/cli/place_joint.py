@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any
 from flows.core.errors import UserError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from datetime import datetime
 
     from rich.console import Console
 
     from flows.adapters.declared import Declared
+    from flows.core.errors import Problem
     from flows.core.governance.labels import Catalog
     from flows.core.placement import Conditions, Request
     from flows.core.placement.estate import Estate
@@ -28,13 +29,15 @@ def decide(
     """Place the steps of the documents together.
 
     Raises:
-        UserError: a request that makes no sense in this estate, with file and line; datasets that lead in a circle.
+        UserError: a request that makes no sense in this estate, with file and line; datasets that lead in a circle, or that two write.
     """
     from flows.adapters.requests import located
     from flows.core.placement.joint import place_jointly
 
     names = names_of([request for request, _ in documents])
     steps = {name: request for name, (request, _) in zip(names, documents, strict=True)}
+    if twice := list(_written_twice(dict(zip(names, documents, strict=True)), catalog)):
+        raise UserError(problems=twice)
     try:
         return place_jointly(steps, edges_of(steps, catalog), estate, policy, catalog, conditions, at)
     except UserError as error:
@@ -47,6 +50,18 @@ def decide(
             own = UserError(problem.what, field=(problem.field or "")[len(f"steps.{under}.") :], expected=problem.expected, fix=problem.fix)
             found += located(own, documents[names.index(under)][1]).problems
         raise UserError(problems=found) from None
+
+
+def _written_twice(documents: Mapping[str, tuple[Request, Declared]], catalog: Catalog) -> Iterator[Problem]:
+    """Datasets that several steps write; one that also reads its dataset, as a transfer does, follows the step that makes it."""
+    makers: dict[str, str] = {}
+    for name, (request, document) in documents.items():
+        read = {use.name for use in request.datasets} | catalog.datasets_of(request.workload, request.step)
+        for index, output in enumerate(request.outputs):
+            first = name if output.name in read else makers.setdefault(output.name, name)
+            if first != name:
+                what = f"`{output.name}` is written by `{first}` and by `{name}`"
+                yield document.problem(("outputs", index, "name"), what, expected="one step that writes it", fix="give one another name")
 
 
 def names_of(requests: Sequence[Request]) -> list[str]:

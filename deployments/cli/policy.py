@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from flows.core.errors import UserError
+
 if TYPE_CHECKING:
     from flows.adapters.policy import CedarPolicy
     from flows.adapters.policy_cases import Outcome, Report
@@ -44,6 +46,8 @@ def check(
 
     declared = Settings().deployments
     folder = policies or declared / "policies"
+    if estate is not None and not estate.is_dir():
+        raise UserError("no such folder", file=str(estate), expected="a folder with `blocs.yaml`")
     rules = CedarPolicy.load(folder, load_blocs(estate or declared / "estate"))
     table, document = read_cases(folder)
     moment = (at or datetime.now(UTC)).replace(tzinfo=UTC)
@@ -93,12 +97,13 @@ def _said(outcome: Outcome) -> str:
 def _text(found: Found) -> str:
     outcomes, rows = found.report.outcomes, found.proof.rules
     width = max((len(name) for name in (*(outcome.case.rule for outcome in outcomes), *(row.rule for row in rows))), default=0)
-    lines = []
+    known, lines = {row.rule for row in rows}, []
     for outcome in outcomes:
         mark = "ok  " if outcome.passed else "FAIL"
         line = f"{mark} {outcome.case.rule:<{width}}  {outcome.case.expect:<5}  {outcome.case.name}"
         if not outcome.passed:
-            line += f"\n       line {outcome.line}: expected {outcome.case.expect}, got {_said(outcome)}"
+            expected = f"expected {outcome.case.expect}, got {_said(outcome)}"
+            line += f"\n       line {outcome.line}: {expected if outcome.case.rule in known else f'no rule `{outcome.case.rule}`'}"
         lines.append(line)
     lines += ["", f"     {'coverage':<{width}}  allow  deny  decides  fail without it"]
     lines += [f"     {row.rule:<{width}}  {row.allow:>5}  {row.deny:>4}  {row.decided:>7}  {row.noticed:>15}" for row in rows]

@@ -28,14 +28,14 @@ def replay(
 
     Without folders every decision and joint plan must come out byte for byte. Exit 0, or 1 if one does not or cannot be decided again.
     """
-    from deployments.cli.costs import parse_since
+    from deployments.cli.costs import parse_period
     from flows.adapters.settings import Settings
     from flows.core.canonical import canonical_json
     from flows.services.planning_jointly import remake
     from flows.services.replaying import Replay, totals
     from flows.store.database import State
 
-    start, end = parse_since(since), parse_since(until, field="--until")
+    start, end = parse_period(since, until)
     state = State(Settings().state_url)
     rows = list(Replay(state, policies=policies, estate=estate).run(start, end))
     found = totals(rows)

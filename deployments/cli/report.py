@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from deployments.cli.costs import Since, parse_since, write_whole
+from deployments.cli.costs import Since, parse_period, write_whole
 
 app = typer.Typer(no_args_is_help=True, help="Evidence for auditors.")
 
@@ -39,8 +39,8 @@ def compliance(
     from flows.services.compliance import report
     from flows.store.database import State
 
-    settings = Settings()
-    made = report(State(settings.state_url), settings, since=parse_since(since), until=parse_since(until, "--until"), at=datetime.now(UTC))
+    settings, (start, end) = Settings(), parse_period(since, until)
+    made = report(State(settings.state_url), settings, since=start, until=end, at=datetime.now(UTC))
     told = json.dumps(made.to_json(), indent=1, ensure_ascii=False)
     if out is not None:
         try:

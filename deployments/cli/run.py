@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from flows.services.identity import Identity
 
 STEPS = ("ingest", "materialize", "train", "evaluate", "promote", "score", "watch")
+MOST_CLOCKS = 1000
+"""A range is a slip of the pen if it has more."""
 Day = Annotated[
     str | None, typer.Option("--as-of", metavar="ISO8601", help="The data clock; left out: now, or the end of the workload's data.")
 ]
@@ -24,7 +26,10 @@ Day = Annotated[
 def run(
     workload: Annotated[str, typer.Argument(help="Name of the workload.")],
     as_of: Day = None,
-    local: Annotated[bool, typer.Option("--local", help="In this process, without a server, in a state of its own.")] = False,
+    local: Annotated[
+        bool,
+        typer.Option("--local", help="In this process, without a server, in a state of its own; always retrains, urgently, and again."),
+    ] = False,
     sample: Annotated[int | None, typer.Option("--sample", min=1, help="With --local: at most so many examples.")] = None,
     retrain: Annotated[bool, typer.Option("--retrain", help="Train a challenger even though there is a champion.")] = False,
     step: Annotated[str | None, typer.Option("--step", help=f"Run one step again, alone: {', '.join(STEPS)}.")] = None,
@@ -42,7 +47,7 @@ def run(
     settings = Settings()
     declarations = Declarations.load(settings)
     identity = _permitted(settings, workload)
-    moment = _moment(as_of) or declarations.default_as_of(workload)
+    moment = _moment(as_of, "--as-of") or declarations.default_as_of(workload)
     parameters = {
         "workload": workload,
         "as_of": moment.isoformat(),
@@ -60,20 +65,23 @@ def run(
 def backfill(
     workload: Annotated[str, typer.Argument(help="Name of the workload.")],
     start: Annotated[str, typer.Option("--from", metavar="ISO8601", help="The first data clock.")],
-    end: Annotated[str, typer.Option("--to", metavar="ISO8601", help="The last data clock, included.")],
-    every: Annotated[int, typer.Option("--every", min=1, help="Days from one to the next.")] = 30,
+    end: Annotated[str, typer.Option("--to", metavar="ISO8601", help="No data clock after this; itself one if `--every` comes out at it.")],
+    every: Annotated[int, typer.Option("--every", min=1, help=f"Days from one to the next; {MOST_CLOCKS:,} clocks at most.")] = 30,
     retrain: Annotated[bool, typer.Option("--retrain", help="Train a challenger at each.")] = False,
 ) -> None:
     """Run a workload's loop for each moment of a range, one after the other; what is done already is not done again."""
     from flows.adapters.settings import Settings
 
-    first, last = _moment(start), _moment(end)
+    first, last = _moment(start, "--from"), _moment(end, "--to")
     assert first is not None and last is not None
     if first > last:
         raise UserError("it lies after `--to`", field="--from", expected=f"an instant up to {end}")
+    if (runs := (last - first).days // every + 1) > MOST_CLOCKS:
+        what, fix = f"{runs:,} clocks from `{start}` to `{end}`", "narrow `--from` and `--to`, or raise `--every`"
+        raise UserError(what, field="--every", expected=f"{MOST_CLOCKS:,} at most", fix=fix)
     settings = Settings()
     identity = _permitted(settings, workload)
-    clocks = [first + timedelta(days=every * number) for number in range((last - first).days // every + 1)]
+    clocks = [first + timedelta(days=every * number) for number in range(runs)]
     _run_there(settings, [{"workload": workload, "as_of": clock.isoformat(), "retrain": retrain} for clock in clocks], identity)
 
 
@@ -208,8 +216,8 @@ def _run_here(settings: Settings, parameters: dict[str, Any], sample: int | None
     typer.echo(f"{report.state} {report.message}".strip())
 
 
-def _moment(text: str | None) -> datetime | None:
+def _moment(text: str | None, field: str) -> datetime | None:
     """The instant; a day alone is its first instant in UTC."""
     if text is None:
         return None
-    return instant_of(f"{text}T00:00:00Z" if len(text) == len("2013-01-01") else text)
+    return instant_of(f"{text}T00:00:00Z" if len(text) == len("2013-01-01") else text, field)

@@ -19,13 +19,13 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 @app.command()
-def cordon(site: Site, reason: Reason = "", as_json: AsJson = False) -> None:
+def cordon(site: Site, reason: Reason, as_json: AsJson = False) -> None:
     """Let nothing new start or come to rest at a site; what runs there goes on, and data may leave."""
     _change(site, "cordoned", reason, as_json)
 
 
 @app.command()
-def drain(site: Site, reason: Reason = "", as_json: AsJson = False) -> None:
+def drain(site: Site, reason: Reason, as_json: AsJson = False) -> None:
     """Cordon a site that is to be empty, and say which runs are still there."""
     _change(site, "draining", reason, as_json)
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from flows.core.errors import TradewindError, UserError
+from flows.core.errors import TradewindError, Unavailable, UserError
 
 if TYPE_CHECKING:
     from flows.adapters.settings import Settings
@@ -95,7 +95,7 @@ def _prefect(settings: Settings) -> str | None:
 
     try:
         return api_url(settings)
-    except UserError:
+    except (Unavailable, UserError):
         return None  # the findings say that no server was searched
 
 

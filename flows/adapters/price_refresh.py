@@ -89,6 +89,8 @@ def refresh(
 
 def _refuse_open(url: httpx.URL) -> None:
     """Prices decide where money goes: nobody on the way may change them."""
+    if not url.host:
+        raise UserError(f"`{url}` names no server", field="--url", expected="an https:// address")
     if url.scheme != "https" and not (url.scheme == "http" and url.host in LOOPBACK):
         raise UserError(f"`{url}` is not encrypted", field="--url", expected="an https:// address", fix="ask the publisher for one")
 

@@ -3,23 +3,33 @@
 from __future__ import annotations
 
 import contextlib
+import difflib
 import json
 import os
+import re
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
-from flows.core.errors import GuardRefused
+from flows.core.errors import GuardRefused, Problem, UserError
 
 PROJECT_ROOT = Path(__file__).resolve().parents[2]
 PREFIX = "TRADEWIND_"
 SITE_VARIABLE = f"{PREFIX}SITE"
 POOL_VARIABLE = f"{PREFIX}POOL"
 CONTROL = "control"
+OTHERS = (
+    "SITE", "POOL", "WORKLOAD", "FEATURES", "FEAST_REGISTRY", "FEAST_REDIS", "ERASURE_KEY", "SAGEMAKER_ROOT", "FOLLOWER_COMMAND",
+    "POOL_CONCURRENCY", "CONTROL_CONCURRENCY", "RECONCILE_EVERY", "RECONCILE_ACTIVE", "GOVERN_EVERY", "GOVERN_ACTIVE",
+    "ANCHORS", "STACK", "PORT_PREFECT", "PORT_MLFLOW", "GOLDEN", "WRITE_GOLDEN",
+)  # fmt: skip
+"""What is no setting, but read elsewhere: by runs and workers, by `apply`, by the command, by tests."""
+FAMILIES = tuple(f"{PREFIX}{name}_" for name in ("CATALOG", "PSEUDONYM_KEY", "FROM_SECRET", "BENCH"))
+_SHOULD = re.compile(r"^\w+ should (?:be |match |have )(.*?)(?:, unable to .*)?$")
 
 
 class SiteConnection(BaseModel):
@@ -51,6 +61,22 @@ class Settings(BaseSettings):
     """Settings from the environment; all paths absolute, since a process worker runs in a temporary folder."""
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="ignore", hide_input_in_errors=True)
+
+    def __init__(self, **values: Any) -> None:
+        """Take the settings from the environment, those that are given aside.
+
+        Raises:
+            UserError: a variable has a wrong value; the value, which may be a secret, is not repeated.
+        """
+        try:
+            super().__init__(**values)
+        except ValidationError as error:
+            problems = [_problem(one["loc"], str(one["msg"])) for one in error.errors()]
+        except SettingsError:
+            problems = [Problem("no JSON", field=f"{PREFIX}SITES", expected='`{"<site>": {"url": "s3://…"}}`')]
+        else:
+            return
+        raise UserError(problems=problems)
 
     profile: Literal["embedded", "cloud"] = "embedded"
     home: Path = Field(default=PROJECT_ROOT / ".tradewind", description="state of the embedded profile")
@@ -130,6 +156,25 @@ class Settings(BaseSettings):
                 fix=f"remove `{folder}`",
             )
         return folder
+
+
+def _problem(loc: tuple[str | int, ...], message: str) -> Problem:
+    field = ".".join((f"{PREFIX}{str(loc[0]).upper()}", *map(str, loc[1:])))
+    if should := _SHOULD.match(message):
+        return Problem("wrong value", field=field, expected=should[1])
+    return Problem(f"wrong value: {message.lower()}", field=field)
+
+
+def unknown_variables() -> list[Problem]:
+    """A problem for each of our variables in this environment that nothing reads, such as a misspelt one."""
+    known = {f"{PREFIX}{name.upper()}" for name in (*OTHERS, *Settings.model_fields)}
+    found = sorted(name for name in os.environ if name.upper().startswith(PREFIX) and name.upper() not in known)
+    close = {name: difflib.get_close_matches(name.upper(), known, n=1, cutoff=0.8) for name in found}
+    return [
+        Problem("nothing reads this variable", field=name, fix=f"did you mean `{close[name][0]}`?" if close[name] else None)
+        for name in found
+        if not name.upper().startswith(FAMILIES)
+    ]
 
 
 def exported(settings: Settings, *sites: str) -> dict[str, str]:

@@ -116,8 +116,9 @@ def decide(
         GuardRefused: the approver asked for it, or started the training.
         PolicyDenied: policy does not let this principal approve this model.
     """
-    if not rules.reason_given(reason):
-        raise UserError("a decision needs its reason", field="--reason", expected="a few words that an auditor understands")
+    with state.reading() as tx:
+        approvals.get(tx, request)
+    require_reason(reason, "a decision")
     try:
         expires = rules.validity(days, at)
     except ValueError:
@@ -150,6 +151,17 @@ def decide(
     checkpointing.vouch(state, settings, at=at)
     with state.reading() as tx:
         return _view(tx, request, at)
+
+
+def require_reason(reason: str, what: str) -> None:
+    """See that something goes into the ledger with a reason that says anything.
+
+    Raises:
+        UserError: it does not.
+    """
+    if not rules.reason_given(reason):
+        told = f"`{reason}` is too short" if reason.strip() else f"{what} needs its reason"
+        raise UserError(told, field="--reason", expected="a few words that an auditor understands")
 
 
 def waiting(state: State, *, at: datetime, everything: bool = False) -> list[Waiting]:

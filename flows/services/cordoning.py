@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from flows.core.errors import UserError
 from flows.services import proving
+from flows.services.approving import require_reason
 from flows.services.declarations import Declarations
 from flows.store import ledger, principals, reservations, runs, sites
 from flows.store.columns import jsonable
@@ -73,10 +74,12 @@ def change(
         The state before, None if nothing has changed; and the site as it stands now.
 
     Raises:
-        UserError: there is no such site, or nothing is ever placed there.
+        UserError: there is no such site, nothing is ever placed there, or it is closed without a reason.
     """
     estate = Declarations.load(settings).estate
     _require_site(estate, site)
+    if wanted != sites.OPEN:
+        require_reason(reason, "closing a site")
     with state.transaction() as tx:
         before = sites.change(tx, site, wanted, reason=reason, principal=principal, at=at)
         cooled = sorted(_pools(estate, site) & set(sites.cooling(tx, at))) if wanted == sites.OPEN else []

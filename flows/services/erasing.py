@@ -24,6 +24,7 @@ from flows.services.identity import permit
 from flows.services.promoting import champion_dataset
 from flows.store import erasures, ledger, outbox, principals, replicas, runs
 from flows.store.database import State
+from flows.workloads import registry as workloads
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
@@ -75,7 +76,7 @@ def ask(
         at: now, aware.
 
     Raises:
-        UserError: the key is empty or no plain line, or nothing is declared of where keys of people are.
+        UserError: the key is empty or no plain line, nothing is declared of where keys of people are, or no table has such a column.
         PolicyDenied: the rules do not let this principal erase.
     """
     declarations = Declarations.load(settings)
@@ -93,6 +94,7 @@ def ask(
             field="subject",
             fix="declare `subject: [column, …]`, or give `--column`",
         )
+    require_columns(state, declarations, workload, wanted)
     id = secrets.token_hex(8)
     with state.transaction() as tx:
         by = principals.id_for(tx, identity.name)
@@ -101,6 +103,23 @@ def ask(
         if apply and (forgotten := principals.erase(tx, subject)) is not None:
             row.payload = {**row.payload, "principal": forgotten}
         return Asked(row.id, secret_of(row.window), workload)
+
+
+def require_columns(state: State, declarations: Declarations, workload: str, columns: Iterable[str]) -> None:
+    """See that each column is one of a table: as the workload's code or declaration has it, or a version that was ever recorded.
+
+    Raises:
+        UserError: one is not; the person would be nowhere, whatever is there.
+    """
+    tables = workloads.load(workload).tables if workload in workloads.names() else ()
+    known = {*declarations.workload(workload).subject, *(column for table in tables for column in table.columns)}
+    with state.reading() as tx:
+        rows = [row for name, found in replicas.by_dataset(tx).items() if name.rpartition("-")[0] == workload for row in found]
+    known |= {column for row in rows for table in (row.facts.get("schema") or {}).values() for column in table}
+    for column in columns:
+        if column not in known:
+            told = ", ".join(f"`{name}`" for name in sorted(known))
+            raise UserError(f"no table of `{workload}` has a column `{column}`", field="--column", expected=f"one of {told}")
 
 
 def result_of(state: State, asked: Asked) -> dict[str, Any] | None:

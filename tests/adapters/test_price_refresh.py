@@ -229,10 +229,20 @@ def test_a_bad_answer_leaves_what_was_here(
     assert (tmp_path / "aws" / "vms.csv").read_bytes() == CATALOG and leftovers(tmp_path) == [LEDGER, "aws/vms.csv"]
 
 
-@pytest.mark.parametrize("url", ["http://prices.example.com", "ftp://127.0.0.1", "prices.example.com", "http://[", ""])
-def test_only_https_is_asked(tmp_path: Path, url: str) -> None:
+@pytest.mark.parametrize(
+    ("url", "what"),
+    [
+        ("http://prices.example.com", "is not encrypted"),
+        ("ftp://127.0.0.1", "is not encrypted"),
+        ("prices.example.com", "names no server"),
+        ("https://", "names no server"),
+        ("", "names no server"),
+        ("http://[", "is not encrypted"),
+    ],
+)
+def test_only_https_is_asked(tmp_path: Path, url: str, what: str) -> None:
     """Before anything is sent."""
-    with pytest.raises(UserError, match="https://"):
+    with pytest.raises(UserError, match=f"{what}.*https://"):
         refresh(url, tmp_path, ["aws"])
     assert leftovers(tmp_path) == []
 
@@ -282,10 +292,28 @@ def test_the_command_says_what_became_of_each_catalog(shop: Shop, tmp_path: Path
     assert told[0].startswith("aws: new, 1 rows") and told[1].startswith("aws: unchanged, 1 rows")
 
 
-@pytest.mark.parametrize(("option", "told"), [(("--cloud", "oracle"), "no cloud `oracle`"), (("--sha256", "aws=12"), "is no checksum")])
-def test_a_wrong_option_is_refused(shop: Shop, tmp_path: Path, option: tuple[str, str], told: str) -> None:
-    """Before anything is fetched."""
+@pytest.mark.parametrize(
+    ("option", "told"),
+    [
+        (("--cloud", "oracle"), "no cloud `oracle`"),
+        (("--sha256", "aws=12"), "is no checksum"),
+        (("--sha256", f"amazon={'0' * 64}"), "the catalog of `amazon` is not fetched; expected one of `aws`"),
+        (("--cloud", "aws", "--sha256", f"azure={'0' * 64}"), "the catalog of `azure` is not fetched; expected one of `aws`"),
+        (("--sha256", f"aws={'0' * 64}", "--sha256", f"aws={hashlib.sha256(CATALOG).hexdigest()}"), "`aws` has two checksums"),
+    ],
+)
+def test_a_wrong_option_is_refused(shop: Shop, tmp_path: Path, option: tuple[str, ...], told: str) -> None:
+    """Before anything is fetched: a checksum that is left aside would let bytes pass that nobody has checked."""
     from typer.testing import CliRunner
 
     result = CliRunner().invoke(app, ["refresh", "--url", shop.url, "--into", str(tmp_path), *option])
     assert isinstance(result.exception, UserError) and told in str(result.exception) and shop.statuses == []
+
+
+@pytest.mark.parametrize("option", [("--timeout", "inf"), ("--max-mb", "inf"), ("--max-mb", "1e300"), ("--timeout", "nan")])
+def test_a_limit_that_limits_nothing_is_refused(shop: Shop, tmp_path: Path, option: tuple[str, str]) -> None:
+    """The option's own range says so."""
+    from typer.testing import CliRunner
+
+    result = CliRunner().invoke(app, ["refresh", "--url", shop.url, "--into", str(tmp_path), *option])
+    assert isinstance(result.exception, SystemExit) and result.exit_code == 2 and shop.statuses == []

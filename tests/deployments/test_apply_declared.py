@@ -14,7 +14,7 @@ from deployments.apply.options import ApplyOptions, SiteConnection
 from deployments.apply.server import api_url
 from deployments.apply.signatures import flow_specs
 from flows.adapters.settings import PROJECT_ROOT, Settings
-from flows.core.errors import UserError
+from flows.core.errors import Unavailable, UserError
 
 TEMPLATES = PROJECT_ROOT / "deployments" / "templates"
 SITES = ("onprem-fra", "aws-eu-central-1")
@@ -123,7 +123,8 @@ def test_a_wrong_variable_is_named_and_its_value_is_not(monkeypatch: pytest.Monk
 
 
 def test_apply_starts_no_server_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without a running stack the message says how to start one."""
+    """Without a running stack the message says how to start one; exit 6, as of every command that needs it."""
     monkeypatch.delenv("PREFECT_API_URL", raising=False)
-    with pytest.raises(UserError, match="tradewind up"):
+    with pytest.raises(Unavailable, match="tradewind up") as caught:
         api_url(Settings(home=tmp_path))
+    assert caught.value.exit_code == 6

@@ -64,6 +64,54 @@ def test_a_placed_request_exits_0_and_prints_one_canonical_line(run):
     assert sorted(decision["rejected"][0]["reasons"][0]) == ["kind", "observed", "required", "rule", "source"]
 
 
+def test_a_workload_that_nobody_knows_is_warned_of(run):
+    """Without datasets no label holds it back; the decision stays the same, and one that names its datasets is left alone."""
+    unknown = REQUEST.replace("nafld", "nafl")
+    code, out, err = run(unknown, "--json")
+    assert code == 0 and json.loads(out)["warnings"] == []
+    assert "request.yaml:1: `workload`: neither the catalog nor a declaration knows `nafl`" in err and "`nafld`" in err
+    assert run(unknown + "datasets: [{name: patients}]\n", "--json")[2] == ""
+
+
+def test_names_that_the_estate_lacks_are_warned_of_with_what_was_meant(run):
+    """On standard error, with line and hint; the decision stays the same."""
+    code, out, err = run(
+        REQUEST + "restrict:\n  pools: [clinic-fra-k8s, clinic-fra-k9s]\n  clouds: [AWS]\n  offers: ['[']\nresources:\n  arch: amd64\n"
+        "  accelerators: {a100: 1}\n",
+        "--json",
+    )
+    assert code == 3 and json.loads(out)["warnings"] == [
+        "restrict.clouds: `AWS` is not in this estate",
+        "restrict.offers: `[` is not in this estate",
+        "restrict.pools: `clinic-fra-k9s` is not in this estate",
+    ]
+    told = [line.partition("request.yaml:")[2].partition(";")[0] for line in err.splitlines() if line.startswith("warning: ")]
+    assert told == [
+        "7: `restrict.clouds[0]`: no cloud `AWS` in this estate",
+        "6: `restrict.pools[1]`: no pool `clinic-fra-k9s` in this estate",
+        "8: `restrict.offers[0]`: no offer `[` in this estate",
+        "10: `resources.arch`: no architecture `amd64` in this estate",
+        "11: `resources.accelerators.a100`: no accelerator `a100` in this estate",
+    ]
+    for meant in ("aws", "clinic-fra-k8s", "x86_64", "A100"):
+        assert f"did you mean `{meant}`?" in err
+    assert run(REQUEST + "restrict: {pools: [clinic-fra-k8s], offers: ['*']}\n", "--json")[2] == ""
+
+
+def test_conditions_and_what_if_that_name_nothing_are_told_together(run, tmp_path):
+    """A misspelt site would be open, misspelt capacity no capacity: refused, the file with its line."""
+    moment = tmp_path / "conditions.yaml"
+    moment.write_text("queue_hours: {clinic-fra-k8s: 1}\ncordoned: [nowhere]\n")
+    changes = ("conditions.cordoned=[oslo]", "estate.pools.clinic-fra-k8s.capacity.a100=2", "conditions.queue_hours.host-oslo-k8s=1")
+    code, out, err = run(REQUEST, "--json", "--conditions", str(moment), *(part for each in changes for part in ("--what-if", each)))
+    assert (code, out) == (2, "")
+    assert "conditions.yaml:2: `cordoned[0]`: no site `nowhere` in this estate" in err
+    assert "`--what-if`: `conditions.cordoned.oslo`: no site `oslo` in this estate" in err
+    assert "`--what-if`: `estate.pools.clinic-fra-k8s.capacity.a100`: pool `clinic-fra-k8s` has no `a100`" in err and "`A100`?" in err
+    assert "host-oslo-k8s`: no" not in err
+    assert run(REQUEST, "--json", "--what-if", "estate.pools.clinic-fra-k8s.capacity.A100=3")[0] == 0
+
+
 def test_nothing_feasible_exits_3_and_is_printed_all_the_same(run):
     """The reasons are what the user needs most."""
     code, out, _ = run(IMPOSSIBLE, "--json")

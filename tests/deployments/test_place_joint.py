@@ -92,6 +92,26 @@ def test_the_same_step_twice_is_numbered(joint):
     assert code == 0 and sorted(json.loads(out)["chosen"]) == ["materialize", "train", "train-2"]
 
 
+def test_steps_that_wait_for_each_other_are_told_in_words_of_the_documents(joint):
+    """Who reads what of whom, at the first that reads; a step behind the circle has no part in it."""
+    watch = "---\n" + STEPS.partition("---\n")[2].replace("cohort", "model").replace("train", "evaluate")
+    text = STEPS.replace("500}]", "500}]\ndatasets: [{name: model}]") + "outputs: [{name: model}]\n" + watch
+    code, out, err = joint(text, "--json")
+    assert (code, out) == (2, "")
+    circle = "`materialize` reads `model`, which `train` writes; `train` reads `cohort`, which `materialize` writes"
+    assert f"steps.yaml:6: `datasets`: the steps wait for each other in a circle: {circle}" in err and "edge" not in err
+
+
+def test_a_dataset_that_two_steps_write_is_refused(joint):
+    """Read or not; one that copies what it reads, as a transfer does, is no second writer."""
+    twice = STEPS.partition("---\n")[0] + "---\n" + STEPS.partition("---\n")[0]
+    for text in (twice, f"{twice}---\n{STEPS.partition('---')[2]}"):
+        code, out, err = joint(text, "--json")
+        assert (code, out) == (2, "")
+        assert "steps.yaml:11: `outputs[0].name`: `cohort` is written by `materialize` and by `materialize-2`" in err
+    assert joint(STEPS + "outputs: [{name: cohort}]\n", "--json")[0] == 0
+
+
 @pytest.mark.parametrize(
     ("text", "more", "what"),
     [

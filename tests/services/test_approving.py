@@ -184,14 +184,21 @@ def test_only_approvers_approve(clinic: Clinic) -> None:
 
 
 @pytest.mark.parametrize(
-    ("reason", "days", "field"), [(" - ", 7, "--reason"), ("fine by me", 0, "--expires"), ("fine by me", 91, "--expires")]
+    ("reason", "days", "told"),
+    [
+        (" ", 7, "`--reason`: a decision needs its reason"),
+        (" - ", 7, "`--reason`: ` - ` is too short"),
+        ("fine by me", 0, "--expires"),
+        ("fine by me", 91, "--expires"),
+    ],
 )
-def test_a_decision_needs_a_reason_and_an_end(clinic: Clinic, reason: str, days: int, field: str) -> None:
-    """Each is told by the option that is wrong."""
+def test_a_decision_needs_a_reason_and_an_end(clinic: Clinic, reason: str, days: int, told: str) -> None:
+    """Each is told by the option that is wrong, once there is such a request."""
     waits = clinic.promote("1").request
     assert waits is not None
-    with pytest.raises(UserError, match=field):
-        approving.decide(clinic.state, clinic.settings, waits, identity=ADA, approve=True, reason=reason, at=AT, days=days)
+    for request, message in ((waits, told), ("nope", "`nope`")):
+        with pytest.raises(UserError, match=message):
+            approving.decide(clinic.state, clinic.settings, request, identity=ADA, approve=True, reason=reason, at=AT, days=days)
 
 
 def test_an_approval_is_of_one_evaluation(clinic: Clinic) -> None:

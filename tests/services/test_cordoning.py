@@ -42,7 +42,7 @@ def tiny() -> Iterator[None]:
         yield
 
 
-def change(settings: Settings, site: str, wanted: sites.SiteState, reason: str = "") -> tuple[str | None, cordoning.SiteView]:
+def change(settings: Settings, site: str, wanted: sites.SiteState, reason: str = "disks") -> tuple[str | None, cordoning.SiteView]:
     return cordoning.change(State(settings.state_url), settings, site, wanted, reason=reason, principal="ada", at=datetime.now(UTC))
 
 
@@ -192,6 +192,17 @@ def test_each_change_is_in_the_ledger_once(settings: Settings) -> None:
     with State(settings.state_url).reading() as tx:
         assert [row.kind for row in ledger.rows(tx)] == ["site-cordon", "site-uncordon"]
     assert ledger.verify(State(settings.state_url), None).ok
+
+
+@pytest.mark.parametrize("wanted", ["cordoned", "draining"])
+@pytest.mark.parametrize(("reason", "told"), [("", "needs its reason"), ("   ", "needs its reason"), ("-", "`-` is too short")])
+def test_closing_a_site_needs_a_reason(settings: Settings, wanted: sites.SiteState, reason: str, told: str) -> None:
+    """Whoever finds it closed asks why, and the ledger answers; opening it needs none."""
+    with pytest.raises(UserError, match=f"`--reason`.*{told}"):
+        change(settings, "onprem-fra", wanted, reason)
+    with State(settings.state_url).reading() as tx:
+        assert sites.closed(tx) == {} and ledger.rows(tx) == []
+    change(settings, "onprem-fra", "open", "")
 
 
 def test_opening_a_site_ends_the_cool_down_of_its_pools(settings: Settings) -> None:

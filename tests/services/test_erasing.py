@@ -338,6 +338,23 @@ def test_a_workload_without_declared_keys_says_what_to_declare(clinic: Clinic) -
         erasing.ask(clinic.state, clinic.settings, OFFICER, "flight_delay", WHO, key=KEY, apply=False, at=datetime.now(UTC))
 
 
+@pytest.mark.parametrize(("workload", "known"), [("nafld", "`patient`"), ("flight_delay", "`tailnum`")])
+def test_a_column_that_no_table_has_is_refused(clinic: Clinic, workload: str, known: str) -> None:
+    """A misspelt one would find nobody, and say so; the columns there are named."""
+    with pytest.raises(UserError, match=r"`--column`.*`patientt`") as refused:
+        erasing.ask(clinic.state, clinic.settings, OFFICER, workload, WHO, key=KEY, apply=True, columns=["patientt"], at=datetime.now(UTC))
+    assert known in str(refused.value)
+    with clinic.state.reading() as tx:
+        assert erasures.unfinished(tx) == []
+
+
+def test_a_column_of_code_of_the_declaration_or_of_what_rests_may_be_named(clinic: Clinic) -> None:
+    """A version that was recorded under an older schema still has its own."""
+    clinic.publish("raw", {"patients/all.parquet": rows([7])}, {"schema": {"patients": {"chart": "string"}}})
+    for column in ("bmi", "row_id", "chart"):
+        erasing.ask(clinic.state, clinic.settings, OFFICER, "nafld", WHO, key=KEY, apply=False, columns=[column], at=datetime.now(UTC))
+
+
 def test_nothing_is_erased_while_the_workload_runs(clinic: Clinic, sites: Sites) -> None:
     """A training under way would publish what it read before."""
     from flows.store import runs

@@ -136,6 +136,7 @@ def test_wrong_options_are_told(state: State, tmp_path: Path) -> None:
         run(costs_command.app, "show", "--since", "yesterday")
     with pytest.raises(UserError, match="cannot be written"):
         run(costs_command.app, "export", "--out", str(tmp_path / "no" / "costs.csv"))
+    assert run(ledger_command.app, "show", "--limit", "9" * 20)[0] == 2
 
 
 def test_a_missing_state_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -57,6 +57,15 @@ def test_its_declarations_are_valid(tmp_path: Path) -> None:
     }
 
 
+@pytest.mark.parametrize(
+    "title", ["2024", "true", "null", "1e5", "~", "- x", "* x", "*x", "&x", "!x", "%x", "@x", "`x`", "> x", "? x", "| x", " x"]
+)
+def test_a_title_is_text_whatever_it_looks_like(tmp_path: Path, title: str) -> None:
+    """YAML would take it for a number, a list or an alias, and every command would then refuse the declaration."""
+    make(tmp_path, title=title)
+    assert load_declaration(room(tmp_path)[1] / "workloads", "churn").title == title
+
+
 @pytest.fixture(scope="module")
 def grown(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A copy of this project with one workload more."""
@@ -103,7 +112,7 @@ def test_a_write_that_fails_leaves_nothing(tmp_path: Path) -> None:
     assert [each.name for each in tmp_path.rglob("*") if each.is_file()] == ["tests"]
 
 
-@pytest.mark.parametrize("name", ["my-model", "2nd", "class", "Churn", "a b", "../evil", "_x", "größe", ""])
+@pytest.mark.parametrize("name", ["my-model", "2nd", "class", "Churn", "a b", "../evil", "_x", "größe", "null", "true", "x" * 61, ""])
 def test_a_name_that_python_cannot_import_is_refused(tmp_path: Path, name: str) -> None:
     """A workload is a package: its name is an identifier in lower case."""
     with pytest.raises(UserError, match="cannot name a workload"):

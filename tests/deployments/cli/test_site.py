@@ -59,7 +59,7 @@ def test_whoever_has_no_role_for_it_changes_nothing(state: State, monkeypatch: p
     """A claimed name has the roles that are declared for it, none if it is not declared."""
     monkeypatch.setenv("TRADEWIND_PRINCIPAL", name)
     with pytest.raises(PolicyDenied, match=f"`{name}` may not site `onprem-fra`: default-deny"):
-        CliRunner().invoke(app, ["cordon", "onprem-fra"], catch_exceptions=False)
+        CliRunner().invoke(app, ["cordon", "onprem-fra", "--reason", "disks"], catch_exceptions=False)
     with state.reading() as tx:
         assert sites.closed(tx) == {} and ledger.rows(tx) == []
 
@@ -72,14 +72,14 @@ def test_draining_shows_what_is_still_there(state: State) -> None:
         runs.start(tx, id="run-7", intent_id="nafld/train/1/a", decision_id=None, **where)
         for intent in ("nafld/train/1/a", "nafld/train/1/b"):
             reservations.add(tx, "onprem-fra-k8s", {"nodes": 1}, soon, soon + timedelta(hours=1), intent)
-    assert run("drain", "onprem-fra").splitlines() == [
+    assert run("drain", "onprem-fra", "--reason", "disks").splitlines() == [
         "`onprem-fra` is draining; it was open",
         "still there: 1 run",
         "  train of nafld on onprem-fra-k8s since 2026-01-05T08:00:00Z: run-7",
         "placed there but not begun: 1 step, placed again when their time comes",
         "  nafld/train/1/b",
     ]
-    told = json.loads(run("drain", "onprem-fra", "--json"))
+    told = json.loads(run("drain", "onprem-fra", "--reason", "disks", "--json"))
     assert (told["state"], told["by"], [each["run"] for each in told["runs"]]) == ("draining", "ada", ["run-7"])
 
 
@@ -97,7 +97,7 @@ def test_the_list_shows_pools_that_cool_down(state: State) -> None:
 def test_a_wrong_name_and_a_missing_state_are_told(state: State, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The user's to put right: the sites there are, and the command that makes the state."""
     with pytest.raises(UserError, match="`onprem-fra`"):
-        run("cordon", "fra")
+        run("cordon", "fra", "--reason", "disks")
     monkeypatch.setenv("TRADEWIND_HOME", str(tmp_path / "other"))
     with pytest.raises(Unavailable, match="tradewind up"):
         run("list")

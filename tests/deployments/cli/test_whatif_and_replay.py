@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
-from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
-from deployments.cli.main import main
 from flows.adapters.catalog import load_catalog
 from flows.adapters.estate import load_estate
 from flows.adapters.policy import CedarPolicy
 from flows.core.placement import Conditions, Request, documents, place
 from flows.store import decisions
 from flows.store.database import State
+from tests.deployments.cli.conftest import Command
 
 ROOT = Path(__file__).resolve().parents[3]
 GOLDEN = ROOT / "tests" / "golden" / "placement"
@@ -29,27 +27,6 @@ step: train
 requested_by: {user: ada, roles: [data-scientist]}
 runtime: {p50_hours: 2, p90_hours: 3}
 """
-
-Command = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def tradewind(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Command:
-    """Runs the command with a state of its own; gives exit code, stdout and stderr."""
-    monkeypatch.setenv("COLUMNS", "250")
-    monkeypatch.setenv("TRADEWIND_DATABASE_URL", f"sqlite:///{tmp_path / 'state.db'}")
-
-    def run(*arguments: str | Path) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["tradewind", *map(str, arguments)])
-        code = 0
-        try:
-            main()
-        except SystemExit as ended:
-            code = int(ended.code or 0)
-        told = capsys.readouterr()
-        return code, told.out, told.err
-
-    return run
 
 
 @pytest.fixture
@@ -129,6 +106,24 @@ def test_an_exception_by_another_than_the_owner_is_refused(ask: Command) -> None
     code, out, err = ask(REQUEST, "--json", "--what-if", change)
     assert (code, out) == (2, "")
     assert "`marketing` cannot grant an exception to `customer-keys`" in err
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ("policies.nope=exception for `clinic-fra-k8s` by security until 2026-01-06", "no rule `nope`; expected one of `customer-keys`"),
+        ("policies.a b=exception for `clinic-fra-k8s` by security until 2026-01-06", "`a b` cannot be excepted"),
+        (f"policies.customer-keys=exception for `clinic-fra-k8s` by {'x' * 201} until 2026-01-06", "`customer-keys` cannot be excepted"),
+        ("estate=1", "`estate`: what of it is not named; expected one of `sites`"),
+        ("resources.accelerators={A100}", "`{A100}` is no mapping; expected `{name: value}`"),
+    ],
+)
+def test_a_mistake_in_a_change_names_the_option(ask: Command, change: str, told: str) -> None:
+    """Never a file that the user did not touch."""
+    code, out, err = ask(REQUEST, "--json", "--what-if", change)
+    assert (code, out) == (2, "")
+    assert err.startswith("tradewind: `--what-if`: ") and told in err
+    assert "exceptions.yaml" not in err and "exceptions[" not in err and "Traceback" not in err
 
 
 def test_several_changes_by_hand(ask: Command) -> None:
