@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -36,7 +37,7 @@ def found(**declared: object) -> dict[str, tuple[str, str]]:
         if cluster is not None and declared:
             cluster = type(cluster).model_validate({**cluster.model_dump(), **declared})
         pools.append(pool.model_copy(update={"kubernetes": cluster}))
-    files = type(FILES)(FILES.estate.model_copy(update={"pools": tuple(pools)}), FILES.documents)
+    files = replace(FILES, estate=FILES.estate.model_copy(update={"pools": tuple(pools)}))
     site = FILES.estate.site_by_id["onprem-fra"]
     return {one.check.partition(" ")[2]: (one.result, str(one.problem)) for one in checks_kubernetes.look(Looked(files, site, None))}
 
