@@ -116,7 +116,7 @@ def decide(
         GuardRefused: the approver asked for it, or started the training.
         PolicyDenied: policy does not let this principal approve this model.
     """
-    with state.reading() as tx:
+    with state.transaction() as tx:  # it is locked while it is looked at
         approvals.get(tx, request)
     require_reason(reason, "a decision")
     try:
