@@ -193,7 +193,7 @@ def instant_of(text: str | None, field: str = "--at") -> datetime:
         return datetime.now(UTC).replace(microsecond=0)
     from pydantic import TypeAdapter, ValidationError
 
-    from flows.core.placement.fields import Instant
+    from flows.core.fields import Instant
 
     try:
         moment: datetime = TypeAdapter(Instant).validate_python(text)

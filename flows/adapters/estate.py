@@ -17,9 +17,9 @@ from flows.adapters.declared import Declared, load_csv, load_yaml, validate
 from flows.adapters.yaml_marks import Mark
 from flows.adapters.yaml_marks import Path as DataPath
 from flows.core.errors import Problem, UserError
+from flows.core.fields import Integer
 from flows.core.governance.blocs import Blocs
 from flows.core.placement.estate import ANY, Carbon, EgressPrice, Estate, Latency, Offer, Pool, Site, Speed
-from flows.core.placement.fields import Integer
 
 OFFER_COLUMNS = ("site", "InstanceType")
 OFFER_OPTIONAL = (

@@ -13,12 +13,11 @@ from flows.adapters.estate import EstateFiles, Unread, fits, listed, matches
 from flows.core.errors import Problem
 from flows.core.governance.blocs import ISO_COUNTRIES
 from flows.core.placement.estate import ANY
+from flows.core.placement.names import ARCHITECTURES_ELSEWHERE
 
 CONTROL = "control"
 CAPACITY = ("nodes", "cpus", "memory_gib")
 ARCHITECTURES = ("arm64", "x86_64")
-OTHER_WORDS = {"aarch64": "arm64", "amd64": "x86_64", "x64": "x86_64", "x86-64": "x86_64"}
-"""What the architectures are called elsewhere."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,7 +173,7 @@ def _offers(files: EstateFiles) -> Iterator[Finding]:
         yield warning(files.problem("offers", indices[0], what, field="Watts"))
     for name, index in spelt.items():
         low = name.lower()
-        meant = OTHER_WORDS.get(low) or next(iter(difflib.get_close_matches(low, ARCHITECTURES, n=1, cutoff=0.75)), name)
+        meant = ARCHITECTURES_ELSEWHERE.get(low) or next(iter(difflib.get_close_matches(low, ARCHITECTURES, n=1, cutoff=0.75)), name)
         if name != meant:
             fix = f"write `{meant}`: steps that ask for that do not fit `{name}`"
             yield warning(files.problem("offers", index, f"`{name}` is no architecture", field="Arch", fix=fix))

@@ -22,9 +22,9 @@ from flows.adapters.estate import KINDS, load_estate
 from flows.adapters.skypilot import SPOT_DROPPED, Imported, Row, read_catalogs
 from flows.core.canonical import plain
 from flows.core.errors import Problem, UserError
+from flows.core.fields import Country, Model, Name
 from flows.core.governance.blocs import ISO_COUNTRIES
 from flows.core.placement.estate import Estate, Id
-from flows.core.placement.fields import Country, Model, Name
 
 OPERATOR_COUNTRY = {"aws": "US", "azure": "US", "gcp": "US"}
 """Where the company that runs a cloud has its seat."""

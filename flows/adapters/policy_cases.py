@@ -13,9 +13,9 @@ from pydantic import AfterValidator, Field, StrictBool, model_validator
 from flows.adapters.declared import Declared, load_yaml, validate
 from flows.adapters.policy import CedarPolicy, Ruling, pool_entity, request_of, user_entity
 from flows.core.errors import Problem
+from flows.core.fields import Country, Line, Model, Name, Names
 from flows.core.governance.blocs import GdprBasis, not_mistaken
 from flows.core.governance.labels import Classification, Label, Regime
-from flows.core.placement.fields import Country, Line, Model, Name, Names
 from flows.core.placement.policy import Action, PoolFacts, Question
 from flows.core.placement.request import Environment, Principal, Role
 

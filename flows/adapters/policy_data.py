@@ -13,7 +13,7 @@ from pydantic import Field
 from flows.adapters.declared import Declared, validate
 from flows.adapters.yaml_marks import parse
 from flows.core.errors import Problem, UserError
-from flows.core.placement.fields import Day, Line, Model, Name, Names
+from flows.core.fields import Day, Line, Model, Name, Names
 
 if TYPE_CHECKING:
     from flows.adapters.cedar_rules import Rule

@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 
 from flows.adapters.declared import load_yaml, validate
 from flows.core.errors import UserError
-from flows.core.placement.fields import Line, Model
+from flows.core.fields import Line, Model
 from flows.core.placement.model import Principal
 from flows.core.placement.request import Role
 

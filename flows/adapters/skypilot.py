@@ -15,7 +15,7 @@ from pathlib import Path
 from flows.adapters.declared import read_text
 from flows.core.canonical import sha256_hex
 from flows.core.errors import Problem, UserError
-from flows.core.placement.fields import MAX_NUMBER
+from flows.core.fields import MAX_NUMBER
 
 CLOUDS = ("aws", "azure", "gcp")
 NEEDED = ("InstanceType", "vCPUs", "MemoryGiB", "AcceleratorName", "AcceleratorCount", "Region", "Price", "SpotPrice")

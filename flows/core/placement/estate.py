@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 from pydantic import AfterValidator, BeforeValidator, Field, StrictBool, model_validator
 
 from flows.core.canonical import content_hash
-from flows.core.governance.blocs import Blocs
-from flows.core.placement.fields import (
+from flows.core.fields import (
     Clock,
     Count,
     Country,
@@ -26,6 +25,7 @@ from flows.core.placement.fields import (
     NonNegative,
     Positive,
 )
+from flows.core.governance.blocs import Blocs
 from flows.core.placement.hashing import content_form
 from flows.core.placement.kubernetes_pool import Kubernetes
 from flows.core.placement.web_identity import AccessProvider, AccessRole, WebIdentity

@@ -23,10 +23,10 @@ from pydantic import Field
 
 from flows.core.canonical import canonical_json, content_hash, instant
 from flows.core.errors import IntegrityError, Problem, UserError
+from flows.core.fields import Model, Name, NonNegative
 from flows.core.governance.labels import Catalog
 from flows.core.placement.decision import Chosen, Reason, Rejection, number
 from flows.core.placement.estate import Estate
-from flows.core.placement.fields import Model, Name, NonNegative
 from flows.core.placement.hashing import content_form, engine
 from flows.core.placement.joint_options import Hop, Option, Step, prepare
 from flows.core.placement.joint_solve import Choice, solve

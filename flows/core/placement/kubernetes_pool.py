@@ -8,7 +8,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, StrictBool, model_validator
 
-from flows.core.placement.fields import Count, Model, Positive, PositiveHours
+from flows.core.fields import Count, Model, Positive, PositiveHours
 
 DnsLabel = Annotated[
     str,

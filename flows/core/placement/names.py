@@ -14,7 +14,7 @@ from flows.core.placement.scene import SHARED
 
 FEW = 12
 """More names than this are not listed."""
-ELSEWHERE = {"amd64": "x86_64", "x86-64": "x86_64", "x64": "x86_64", "aarch64": "arm64"}
+ARCHITECTURES_ELSEWHERE = {"amd64": "x86_64", "x86-64": "x86_64", "x64": "x86_64", "aarch64": "arm64"}
 """What others call an architecture; `amd64` looks like `arm64` and is not it."""
 
 
@@ -36,7 +36,7 @@ class Unknown:
     def fix(self) -> str:
         """What was probably meant, in whatever case it is written."""
         folded, written = {name.casefold(): name for name in self.known}, self.name.casefold()
-        close = difflib.get_close_matches(ELSEWHERE.get(written, written), folded, n=1)
+        close = difflib.get_close_matches(ARCHITECTURES_ELSEWHERE.get(written, written), folded, n=1)
         return f"did you mean `{folded[close[0]]}`?" if close else "correct it, or take it out"
 
 

@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterable, Mapping
 from decimal import Decimal
 
 from flows.core.canonical import instant, plain
+from flows.core.fields import MAX_NUMBER
 from flows.core.placement.decision import RELAXATION_ORDER, Kind, Reason, Relaxation
-from flows.core.placement.fields import MAX_NUMBER
 from flows.core.placement.filters import Facts, cordoned_for
 from flows.core.placement.scene import LONGEST_WINDOW
 from flows.core.placement.score import Candidate

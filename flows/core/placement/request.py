@@ -8,9 +8,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, StrictBool, model_validator
 
-from flows.core.fields import Step as Step
-from flows.core.fields import wrong
-from flows.core.placement.fields import (
+from flows.core.fields import (
     Count,
     Countries,
     Hours,
@@ -27,7 +25,9 @@ from flows.core.placement.fields import (
     Positive,
     PositiveHours,
     Version,
+    wrong,
 )
+from flows.core.fields import Step as Step
 
 Environment = Literal["dev", "staging", "prod"]
 Role = Literal["viewer", "data-scientist", "ml-engineer", "platform-engineer", "compliance-officer", "approver", "operator"]

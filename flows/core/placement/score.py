@@ -9,9 +9,9 @@ from decimal import Decimal
 from functools import partial
 from math import inf
 
+from flows.core.fields import MAX_HOURS
 from flows.core.placement.decision import Chosen, Usd
 from flows.core.placement.estate import Estate, Offer, Pool, Site
-from flows.core.placement.fields import MAX_HOURS
 from flows.core.placement.haul import HOURS_PER_MONTH, Haul, haul
 from flows.core.placement.request import Runtime
 from flows.core.placement.scene import Scene

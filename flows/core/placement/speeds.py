@@ -12,7 +12,7 @@ from decimal import ROUND_CEILING, Decimal
 from typing import TYPE_CHECKING
 
 from flows.core.canonical import plain
-from flows.core.placement.fields import MAX_HOURS
+from flows.core.fields import MAX_HOURS
 from flows.core.placement.request import Runtime
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from flows.core.placement.fields import Model, Name
+from flows.core.fields import Model, Name
 
 GOOGLE_ISSUER = "https://accounts.google.com"
 """Who signs the identity tokens of Google's service accounts."""

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from flows.core.fields import MAX_HOURS
 from flows.core.placement import Conditions
 from flows.core.placement.estate import Speed
-from flows.core.placement.fields import MAX_HOURS
 from flows.core.placement.model import Restrict, Runtime, RuntimeEstimate
 from flows.core.placement.runtimes import ENOUGH_RUNS, estimates, nearest_rank
 from flows.core.placement.speeds import scaled
