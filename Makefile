@@ -55,7 +55,7 @@ test-integration: setup ## the tests on a real server and real workers
 test-clouds: setup-clouds ## the tests on the clouds' own protocols: emulators, a real Kubernetes API server
 	@$(CLOUDS)/bin/python -m pytest -n 2 --dist loadfile -m clouds $(PYTEST_ARGS)
 
-test-nightly: setup ## long property runs: 10^6 random placements, 2.5 to 4.5 hours of one core shared among all
+test-nightly: setup ## long property runs: 10^6 random placements, two hours of one core shared among all
 	@$(BIN)/python -m pytest -n auto --dist worksteal -m nightly $(PYTEST_ARGS)
 
 lint: setup ## ruff, formatting included
