@@ -118,7 +118,7 @@ def decide(
     """
     with state.transaction() as tx:  # it is locked while it is looked at
         approvals.get(tx, request)
-    require_reason(reason, "a decision")
+    rules.require_reason(reason, "a decision")
     try:
         expires = rules.validity(days, at)
     except ValueError:
@@ -151,17 +151,6 @@ def decide(
     checkpointing.vouch(state, settings, at=at)
     with state.reading() as tx:
         return _view(tx, request, at)
-
-
-def require_reason(reason: str, what: str) -> None:
-    """See that something goes into the ledger with a reason that says anything.
-
-    Raises:
-        UserError: it does not.
-    """
-    if not rules.reason_given(reason):
-        told = f"`{reason}` is too short" if reason.strip() else f"{what} needs its reason"
-        raise UserError(told, field="--reason", expected="a few words that an auditor understands")
 
 
 def waiting(state: State, *, at: datetime, everything: bool = False) -> list[Waiting]:

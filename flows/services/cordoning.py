@@ -8,8 +8,8 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from flows.core.errors import UserError
+from flows.core.governance.approvals import require_reason
 from flows.services import proving
-from flows.services.approving import require_reason
 from flows.services.declarations import Declarations
 from flows.store import ledger, principals, reservations, runs, sites
 from flows.store.columns import jsonable

@@ -22,7 +22,7 @@ from sqlalchemy import select
 from flows.adapters.models import CHAMPION, Models, RegisteredVersion
 from flows.adapters.settings import Settings
 from flows.core.errors import UserError
-from flows.core.governance.approvals import Subject, verdict_hash
+from flows.core.governance.approvals import Subject, require_reason, verdict_hash
 from flows.core.promotion import Check, EvaluationNumbers, judge
 from flows.services.context import DatasetRef
 from flows.services.signed import require_model
@@ -139,11 +139,12 @@ def rollback(
     """Make an earlier champion champion again. The same intent again gives the first outcome.
 
     Raises:
-        UserError: the version is unknown, was never champion, or is champion now.
+        UserError: the version is unknown, was never champion, or is champion now, or the reason says nothing.
         IntegrityError: control did not sign the model's files as they are on record, or none are any more.
         StaleAlias: another move came between.
         Unavailable: MLflow or the database does not answer; what was begun is finished by `mend`.
     """
+    require_reason(reason, "a rollback")
     models = Models(settings.tracking_url, workload)
     if (outcome := _resume(state, models, workload, intent_id, at, principal)) is not None:
         return outcome

@@ -275,7 +275,7 @@ def test_rollback_brings_an_earlier_champion_back(played: Played, reopened: Path
         now = aliases.current(tx, "flight_delay", "champion")
         assert now is not None and now.version == current.previous
         assert [row.body["why"] for row in ledger.rows(tx, kind="rollback")] == ["complaints"]
-    unknown = tradewind(played.home, "rollback", "flight_delay", "--to", "99", "--reason", "x")
+    unknown = tradewind(played.home, "rollback", "flight_delay", "--to", "99", "--reason", "complaints")
     assert unknown.returncode == 2
     assert "99" in unknown.stderr and "Traceback" not in unknown.stderr
 

@@ -248,9 +248,10 @@ def test_an_alias_that_was_moved_by_hand_is_put_right(world: World, first: str) 
     assert champion_in_mlflow(world) == first and kinds(world)[-1] == "alias-repair"
 
 
-def rollback(world: World, version: str, intent: str = "shops/rollback/1/test") -> PromotionOutcome:
+def rollback(world: World, version: str, reason: str = "complaints") -> PromotionOutcome:
     """Roll back with the defaults of these tests."""
-    return promoting.rollback(world.state, world.settings, "shops", version, intent_id=intent, reason="complaints", at=AT, principal="ada")
+    intent = "shops/rollback/1/test"
+    return promoting.rollback(world.state, world.settings, "shops", version, intent_id=intent, reason=reason, at=AT, principal="ada")
 
 
 def test_rollback_brings_an_earlier_champion_back(world: World, first: str) -> None:
@@ -292,6 +293,14 @@ def test_rollback_to_a_version_that_never_served_is_refused(world: World, first:
     with pytest.raises(UserError, match="was never champion"):
         rollback(world, refused)
     assert champion_in_mlflow(world) == first
+
+
+def test_rollback_needs_a_reason(world: World, first: str) -> None:
+    """One who reads the ledger wants to know why an earlier model serves again."""
+    promote(world, world.register("b"), a_verdict("b", "a"))
+    with pytest.raises(UserError, match="a rollback needs its reason"):
+        rollback(world, first, reason=" ")
+    assert champion_in_mlflow(world) == "2" and "rollback" not in kinds(world)
 
 
 def test_the_ledger_of_all_this_verifies(world: World, first: str) -> None:
