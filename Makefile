@@ -73,7 +73,7 @@ imports: setup ## the import rules of the architecture
 bench: setup ## how fast placement decides, on this machine
 	@$(BIN)/python -m bench.placement && $(BIN)/python -m bench.joint && $(BIN)/python -m bench.spot
 
-mutation: setup ## change what decides and what it costs, one thing at a time, and see that a test notices (an hour)
+mutation: setup ## change what decides and what it costs, one thing at a time, and see that a test notices (half an hour)
 	@$(BIN)/mutmut run --max-children 2 && $(BIN)/mutmut results
 
 check: lint types imports ## everything that reads the code without running it
