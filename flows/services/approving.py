@@ -20,6 +20,7 @@ from flows.services import checkpointing
 from flows.services.declarations import Declarations
 from flows.services.identity import Identity, permit
 from flows.services.promoting import Approval, Ruling
+from flows.services.reasons import require_reason
 from flows.store import approvals, decisions, ledger, principals
 from flows.store.columns import jsonable
 from flows.store.database import State
@@ -118,7 +119,7 @@ def decide(
     """
     with state.transaction() as tx:  # it is locked while it is looked at
         approvals.get(tx, request)
-    rules.require_reason(reason, "a decision")
+    require_reason(reason, "a decision")
     try:
         expires = rules.validity(days, at)
     except ValueError:

@@ -8,9 +8,9 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from flows.core.errors import UserError
-from flows.core.governance.approvals import require_reason
 from flows.services import proving
 from flows.services.declarations import Declarations
+from flows.services.reasons import require_reason
 from flows.store import ledger, principals, reservations, runs, sites
 from flows.store.columns import jsonable
 

@@ -22,9 +22,10 @@ from sqlalchemy import select
 from flows.adapters.models import CHAMPION, Models, RegisteredVersion
 from flows.adapters.settings import Settings
 from flows.core.errors import UserError
-from flows.core.governance.approvals import Subject, require_reason, verdict_hash
+from flows.core.governance.approvals import Subject, verdict_hash
 from flows.core.promotion import Check, EvaluationNumbers, judge
 from flows.services.context import DatasetRef
+from flows.services.reasons import require_reason
 from flows.services.signed import require_model
 from flows.store import aliases, approvals, ledger
 from flows.store.models import AliasRow

@@ -295,11 +295,12 @@ def test_rollback_to_a_version_that_never_served_is_refused(world: World, first:
     assert champion_in_mlflow(world) == first
 
 
-def test_rollback_needs_a_reason(world: World, first: str) -> None:
+@pytest.mark.parametrize(("reason", "told"), [(" ", "a rollback needs its reason"), ("x", "`x` is too short")])
+def test_rollback_needs_a_reason(world: World, first: str, reason: str, told: str) -> None:
     """One who reads the ledger wants to know why an earlier model serves again."""
     promote(world, world.register("b"), a_verdict("b", "a"))
-    with pytest.raises(UserError, match="a rollback needs its reason"):
-        rollback(world, first, reason=" ")
+    with pytest.raises(UserError, match=f"`--reason`.*{told}"):
+        rollback(world, first, reason=reason)
     assert champion_in_mlflow(world) == "2" and "rollback" not in kinds(world)
 
 
