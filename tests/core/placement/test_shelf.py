@@ -30,7 +30,7 @@ def crowded(draw: st.DrawFn) -> World:
 
 
 def crowd(world: World, chance: random.Random) -> World:
-    """The world with other offers and what tells them apart: capacity that some fill, speeds and runtimes that some have, cheap nights."""
+    """The world with other offers, and what tells them apart: capacity that some fill, speeds and runtimes that some have, cheap nights."""
     pick = chance.choice
     sites = [{**site, "off_peak": pick((site["off_peak"], NIGHT))} for site in world.estate["sites"]]
     offers = [_offer(site["id"], name, chance) for site in sites for name in chance.sample("abcdefghi", chance.randint(0, 9))]
@@ -58,13 +58,15 @@ def crowd(world: World, chance: random.Random) -> World:
         request["budget_usd"], conditions["budget_left_usd"] = None, {}
     name = pick([pool["name"] for pool in pools])
     taken = {"pool": name, "use": {"cpus": 6}, "from": "2026-01-05T18:00:00Z", "until": "2026-01-06T08:00:00Z"}
-    conditions["reservations"] = pick(([], [], [taken]))
+    conditions["reservations"] = pick((world.conditions["reservations"], [], [taken]))
     conditions["cooling"] = pick(({}, {}, {}, {name: "2026-01-05T21:00:00Z"}))
     return World(request, estate, world.catalog, conditions)
 
 
 NIGHT = [{"from": "18:00", "to": "08:00", "multiplier": 0.001}]
+"""So cheap that totals tie in six decimals where prices do not."""
 WANTED: tuple[dict[str, int], ...] = ({"A100": 2}, {"A100": 1, "T4": 4}, {"B200": 1, "T4": 4}, {"H100": 1, "A100": 1})
+"""Either of two accelerators will do; no site rents a B200 or an H100."""
 
 
 def _offer(site: str, name: str, chance: random.Random) -> dict[str, Any]:
@@ -112,9 +114,9 @@ def test_a_decision_that_looks_at_every_offer_is_the_same_byte_for_byte(world: W
 def test_seeded_worlds_are_the_same_byte_for_byte() -> None:
     """The same worlds each time, for `make mutation`."""
     chance = random.Random(11)
-    for world in seeded.worlds(11, 600):
-        crowded_world = crowd(world, chance)
-        assert decided(crowded_world, 0, seeded.AT) == decided(crowded_world, NONE, seeded.AT), crowded_world
+    for small in seeded.worlds(11, 600):
+        world = crowd(small, chance)
+        assert decided(world, 0, seeded.AT) == decided(world, NONE, seeded.AT), world
 
 
 @settings(relaxed, max_examples=60)
@@ -134,7 +136,7 @@ def test_steps_placed_together_are_the_same_byte_for_byte(world: World) -> None:
 @pytest.mark.parametrize("co2", [0, 2])
 def test_an_offer_that_is_dearer_but_for_its_spot_price_is_looked_at(co2: int) -> None:
     """It may be the cheapest of all, whatever carbon costs."""
-    given_ = request(
+    asked = request(
         datasets=[], interruptible=True, checkpoint_minutes=10, objective={"usd_per_kg_co2": co2}, resources={"cpus": 1, "memory_gib": 1}
     )
     where = estate(
@@ -146,7 +148,7 @@ def test_an_offer_that_is_dearer_but_for_its_spot_price_is_looked_at(co2: int) -
         ],
     )
     with mock.patch.object(score, "FEW", 0):
-        chosen = decide(given_, where).chosen
+        chosen = decide(asked, where).chosen
     assert chosen is not None and (chosen.offer, chosen.spot) == ("b", True)
 
 
